@@ -1,6 +1,7 @@
 # shellcheck shell=sh
-# Sourced by the scripts beside it, after `set -eu`: finds Python, git and tmux, and keeps the checkout's .venv installed.
-# POSIX sh. Writes nothing outside the checkout, except packages that the system lacks and that need no password.
+# Sourced by the scripts beside it, after `set -eu`: finds Python, git and tmux, and keeps the checkout's .venv
+# installed. POSIX sh. Writes nothing outside the checkout, but for packages that the system lacks and that need no
+# password.
 
 unset CDPATH
 root=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
@@ -135,8 +136,8 @@ find_python() {
 need_venv_module() {
     if "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then return; fi
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-    if has apt-get && install_packages "$package" && "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then return; fi
     if has apt-get; then
+        if install_packages "$package" && "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then return; fi
         die "$python cannot make virtual environments" "$(what_to_type "$package")"
     fi
     die "$python cannot make virtual environments: its modules venv and ensurepip are missing" \
@@ -161,8 +162,8 @@ need_venv() {
 
 # --------------------------------------------------------------------------------------------------------- the project
 
-# What an installation of the given kind depends on, as one line. A copy goes stale with any source file, an editable one
-# only with the metadata.
+# What an installation of the given kind depends on, as one line. A copy goes stale with any source file, an editable
+# one only with the metadata.
 fingerprint() (
     cd "$root" || exit
     case $1 in
@@ -172,8 +173,8 @@ fingerprint() (
     find pyproject.toml "$2" -type f ! -name '*.pyc' -exec cksum {} + | LC_ALL=C sort | cksum | sed "s|^|$1 |"
 )
 
-# need_project KIND: `run` installs a copy, as any user would get it; `test` and `dev` install editable, with that extra.
-# Never a step back: an environment that has more than was asked for keeps it. Nothing is done if nothing has changed.
+# need_project KIND: `run` installs a copy, as any user would get it; `test` and `dev` install editable, with that
+# extra. Never a step back: an environment that has more than was asked for keeps it. Does nothing if nothing changed.
 need_project() {
     need_venv
     stamp=$venv/dispatchctl-installed
@@ -191,8 +192,8 @@ need_project() {
     run) set -- "$root" ;;
     *) set -- --editable "${root}[$kind]" ;;
     esac
-    # By variables, so that the pip which pip starts to build obeys too. No cache and no check for a newer pip: both write
-    # outside the checkout. PIP_USER: a setting for elsewhere, which would fail here.
+    # By variables, so that the pip which pip starts to build obeys too. No cache and no check for a newer pip: both
+    # write outside the checkout. PIP_USER: a setting for elsewhere, which would fail here.
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0 \
         "$venv/bin/python" -m pip install -qq --compile "$@" >&2 ||
         die "pip could not install dispatchctl; its own words stand above" "try again: $0"
