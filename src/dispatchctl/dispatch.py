@@ -1,0 +1,561 @@
+"""A ready task becomes a running agent, or leaves no trace.
+
+The claim is the intent record: every name the run will use is durable before anything outside the database is touched.
+Then `STEPS`, in order. On any error, Ctrl-C or SIGTERM the run is undone: one committed write (`launching → undoing`, after
+which the launcher's start matches no row), then the steps newest first, by the row alone, stopping at the first that fails.
+The same undo serves whoever finds the run after a crash.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dispatchctl import agents, names, processes, rundir
+from dispatchctl.config import Settings
+from dispatchctl.errors import (
+    Busy,
+    DispatchctlError,
+    ExitCode,
+    LaunchError,
+    Refused,
+    Terminated,
+    Unavailable,
+    UsageError,
+)
+from dispatchctl.processes import Lock
+from dispatchctl.runtime import Runtime, jitter, new_token, now, session_id
+from dispatchctl.saga import Step, UndoFailed, perform, unwind
+from dispatchctl.store.protocol import Claimant, Names
+from dispatchctl.task import Actor, Phase, Run, Status, Task
+from dispatchctl.verdict import Policy
+from dispatchctl.worktrees import Worktrees
+
+LAUNCH = "import sys; sys.path.append(sys.argv[1]); from dispatchctl import launcher; launcher.main(sys.argv[2])"
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that could not be started, and why."""
+
+    task: int
+    error: DispatchctlError
+    status: Status
+
+
+@dataclass
+class Dispatched:
+    """What a call of `dispatch` did."""
+
+    started: list[Task] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    full: Busy | None = None
+
+
+@dataclass
+class Launch:
+    """A run on its way: what the steps share. An undo uses the run's row and nothing that only this process knows."""
+
+    runtime: Runtime
+    task: Task
+    run: Run
+    step_lock: Lock | None = None
+    setup_log: bytes = b""
+
+    @property
+    def git(self) -> Worktrees:
+        """git, as one of the run's processes."""
+        return self.runtime.git.for_run(self.run.token)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in the run's repository."""
+        return self.runtime.settings_for(self.run.repo)
+
+    @contextmanager
+    def held(self) -> Iterator[Lock]:
+        """The step lock, which git and hooks inherit; unlocked when the step returns, whatever a hook left behind."""
+        lock = processes.lock(self.run.step_lock)
+        if lock is None:
+            raise LaunchError(
+                f"task {self.run.task}: something still works for its run {self.run.token}", "dispatchctl doctor"
+            )
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+
+# -- the steps -----------------------------------------------------------------------------------------------------------
+
+
+def prepare(launch: Launch) -> None:
+    """Resolve the base to a commit and store it with what the run will make, once path and branch are known to be free."""
+    run, git = launch.run, launch.git
+    launch.runtime.profile(run.agent)
+    _ = launch.settings
+    repository = git.repository(run.repo)
+    tip = git.branch_tip(run.repo, run.branch) if run.resumed else None
+    if run.resumed and tip is not None:
+        registered = run.worktree in git.registered(run.repo) and os.path.isdir(run.worktree)
+        owns_tree, owns_branch = not registered, False
+        commit = _start_of(launch, tip)
+    else:
+        owns_tree = owns_branch = True
+        commit = git.commit(run.repo, start_point(launch.runtime, launch.task))
+        git.checked_name(run.repo, run.branch)
+        lock = git.lock(repository)
+        try:
+            git.is_free(run)
+        finally:
+            lock.release()
+    launch.run = launch.runtime.store.note_base(
+        run.token, base_commit=commit, owns_tree=owns_tree, owns_branch=owns_branch, at=now()
+    )
+
+
+def _start_of(launch: Launch, tip: str) -> str:
+    """The commit from which the resumed work began, so that earlier commits of the task count as its work."""
+    earlier = [run for run in launch.runtime.store.runs(launch.task.id) if run.branch == launch.run.branch]
+    return next((run.base_commit for run in earlier if run.base_commit), tip)
+
+
+def start_point(runtime: Runtime, task: Task) -> str:
+    """The task's base, or the branch of its one parent that is not merged there yet.
+
+    Raises a curable `LaunchError` for several such parents: they have to be merged first.
+    """
+    unmerged = {}
+    for parent in task.after:
+        run = runtime.store.task(parent).run
+        if run is not None and run.repo == task.repo and not runtime.git.is_merged(task.repo, run.branch, task.base):
+            unmerged[parent] = run.branch
+    if len(unmerged) > 1:
+        listed = ", ".join(map(str, unmerged))
+        raise LaunchError(
+            f"task {task.id} waits until tasks {listed} are merged into {task.base}: it cannot start from several branches",
+            f"git -C {task.repo} merge {' '.join(unmerged.values())}",
+        )
+    return next(iter(unmerged.values()), task.base)
+
+
+def make_tree(launch: Launch) -> None:
+    """Register branch and worktree under the repository's lock, then check out, which may overlap others."""
+    run, git = launch.run, launch.git
+    if not run.owns_tree:
+        return
+    reason = f"dispatchctl {launch.runtime.database} {run.task}"
+    with launch.held() as held:
+        lock = git.lock(git.repository(run.repo))
+        try:
+            if run.owns_branch:
+                git.is_free(run)
+            git.register(run, reason, held)
+        finally:
+            lock.release()
+        launch.setup_log += git.check_out(run, held)
+
+
+def set_up(launch: Launch) -> None:
+    """Copy what `.worktreeinclude` names and run the user's `post_create` commands, in a tree that this run made."""
+    run, settings = launch.run, launch.settings
+    os.makedirs(os.path.join(run.worktree, ".dispatchctl"), exist_ok=True)
+    _ignore_itself(os.path.join(run.worktree, ".dispatchctl", ".gitignore"))
+    _forget_result(result_file(run))
+    if not run.owns_tree:
+        return
+    launch.git.copy_included(run)
+    deadline = time.monotonic() + settings.hooks.timeout
+    for command in settings.hooks.post_create:
+        with launch.held() as held:
+            launch.setup_log += _run_hook(launch, command, max(0.1, deadline - time.monotonic()), held)
+
+
+def _ignore_itself(path: str) -> None:
+    """Have git ignore the directory without touching anything that is the user's; a repository's own file stays."""
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write("*\n")
+    except FileExistsError:
+        pass
+
+
+def _forget_result(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _run_hook(launch: Launch, command: Sequence[str], timeout: float, held: Lock) -> bytes:
+    shown = " ".join(command)
+    try:
+        finished = processes.execute(
+            command, env=environment(launch), timeout=timeout, cwd=launch.run.worktree, held=held, merged=True
+        )
+    except OSError as error:
+        raise LaunchError(
+            f"task {launch.run.task}: post_create `{shown}` cannot be run: {error}",
+            "dispatchctl config hooks",
+            curable=False,
+        ) from error
+    if finished.timed_out or finished.code != 0:
+        how = (
+            f"ran longer than {launch.settings.hooks.timeout} s"
+            if finished.timed_out
+            else f"failed with {finished.code}"
+        )
+        raise LaunchError(
+            f"task {launch.run.task}: post_create `{shown}` {how}: {finished.last_words}", "dispatchctl config hooks"
+        )
+    return b"$ " + os.fsencode(shown) + b"\n" + finished.out
+
+
+def write_run_directory(launch: Launch) -> None:
+    """Everything the launcher needs, in a private directory."""
+    run, settings = launch.run, launch.settings
+    profile = launch.runtime.profile(run.agent)
+    variables = environment(launch)
+    if agents.find_program(profile, variables.get("PATH", "")) is None:
+        raise LaunchError(
+            f"task {run.task} was not started: the program of agent {run.agent}, {profile.argv[0]!r}, is not on PATH",
+            "dispatchctl agents",
+            curable=False,
+            exit_code=ExitCode.UNAVAILABLE,
+        )
+    prompt = prompt_of(launch.task)
+    git_dir, common_dir = launch.git.git_dirs(run.worktree)
+    invocation = agents.compose(
+        profile,
+        prompt=prompt,
+        prompt_file=os.path.join(run.run_dir, "prompt"),
+        worktree=run.worktree,
+        session_id=session_id(str(launch.runtime.database), run.token),
+        git_dir=git_dir,
+        git_common_dir=common_dir,
+    )
+    spec = {
+        "token": run.token,
+        "task": str(run.task),
+        "database": str(launch.runtime.database),
+        "worktree": run.worktree,
+        "base_commit": str(run.base_commit),
+        "stdin": invocation.stdin_file or "",
+        "result_file": result_file(run),
+        "git": launch.git.program,
+        "path": launch.runtime.environment.path,
+        "home": str(launch.runtime.environment.home),
+        "output_limit": str(settings.output.limit),
+        "kill_grace": str(settings.dispatch.kill_grace),
+        "timeout_s": str(launch.task.timeout_s),
+        "busy_timeout": str(settings.store.busy_timeout),
+        "expects_changes": str(int(profile.expects_changes)),
+        "uncommitted": str(settings.task.uncommitted),
+        "retry_wait_s": str(settings.dispatch.retry_wait),
+    }
+    rundir.write(run.run_dir, rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log))
+
+
+def prompt_of(task: Task) -> str:
+    """The prompt as it was given; what a human said to the next try comes after it."""
+    if task.note is None:
+        return task.prompt
+    return f"{task.prompt}\n\n---\nAbout the last try, a human says:\n\n{task.note}\n"
+
+
+def result_file(run: Run) -> str:
+    """Where the agent may leave its result: in the worktree, since a sandboxed agent can write nowhere else."""
+    return os.path.join(run.worktree, ".dispatchctl", "result")
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """The environment of the agent and of hooks."""
+    run, runtime = launch.run, launch.runtime
+    own = {
+        "DISPATCHCTL_TASK": str(run.task),
+        "DISPATCHCTL_TOKEN": run.token,
+        "DISPATCHCTL_DB": str(runtime.database),
+        "DISPATCHCTL_REPO": run.repo,
+        "DISPATCHCTL_WORKTREE": run.worktree,
+        "DISPATCHCTL_BRANCH": run.branch,
+        "DISPATCHCTL_BASE": launch.task.base,
+        "DISPATCHCTL_PROMPT_FILE": os.path.join(run.run_dir, "prompt"),
+        "DISPATCHCTL_RESULT_FILE": result_file(run),
+    }
+    variables = agents.agent_environment(runtime.environment.inherited, runtime.profile(run.agent), own)
+    path = variables.get("PATH") or os.defpath
+    programs = os.path.dirname(sys.executable)
+    if not any(os.path.exists(os.path.join(each, "dispatchctl")) for each in path.split(os.pathsep)):
+        path = f"{path}{os.pathsep}{programs}"
+    return {**variables, "PATH": path}
+
+
+def open_window(launch: Launch) -> None:
+    """Start the launcher in a tagged window of the repository's session."""
+    run, runtime = launch.run, launch.runtime
+    marks = [f"DISPATCHCTL_TOKEN={run.token}", f"DISPATCHCTL_TASK={run.task}", f"DISPATCHCTL_DB={runtime.database}"]
+    command = ["/usr/bin/env", *marks, sys.executable, "-I", "-S", "-c", LAUNCH, PACKAGE_ROOT, run.run_dir]
+    window = runtime.windows(run.socket).open(
+        run, names.leaf(run.task, launch.task.title, 1), runtime.store.id, command
+    )
+    runtime.store.note_window(run.token, window, at=now())
+
+
+def close_window(launch: Launch) -> None:
+    """Close the pane if it still carries the token, and end every process of the run."""
+    run = launch.run
+    launch.runtime.windows(run.socket).kill(run.token)
+    roots = [(pid, start) for pid, start in ((run.launcher_pid, run.launcher_start),) if pid and start]
+    left = processes.sweep(
+        lambda: processes.of_run(run.token, roots), grace=launch.runtime.settings.dispatch.kill_grace
+    )
+    if left:
+        raise Unavailable(f"processes {', '.join(str(pid) for pid, _ in left)} cannot be ended", "ps -o pid,stat,args")
+
+
+def await_start(launch: Launch) -> None:
+    """Wait until the launcher has started the agent. A window that dies first is a failed launch, not a running task."""
+    run, store = launch.run, launch.runtime.store
+    windows = launch.runtime.windows(run.socket)
+    started = time.monotonic()
+    look_at, wait = started + 0.25, 0.002
+    while True:
+        run = store.run(run.token)
+        if run.phase in (Phase.STARTED, Phase.CLOSED):
+            launch.run = run
+            return
+        failed = rundir.failure(run.run_dir)
+        if failed is not None:
+            raise LaunchError(
+                f"task {run.task} was not started: {failed[1]}",
+                "dispatchctl agents",
+                curable=failed[0] not in ("FileNotFoundError", "PermissionError"),
+            )
+        elapsed = time.monotonic() - started
+        if elapsed > launch.runtime.settings.dispatch.launch_timeout:
+            raise LaunchError(
+                f"task {run.task} was not started: its launcher had not begun after {elapsed:.0f} s",
+                "dispatchctl config dispatch.launch_timeout",
+            )
+        if time.monotonic() > look_at:
+            pane = windows.pane_of(run.token)
+            silent = (pane is None or pane.dead) and rundir.failure(run.run_dir) is None
+            if silent and store.run(run.token).phase is Phase.LAUNCHING:
+                raise LaunchError(
+                    f"task {run.task} was not started: its window closed before the agent began",
+                    f"dispatchctl show {run.task}",
+                )
+            look_at = time.monotonic() + 0.25
+        time.sleep(wait)
+        wait = min(wait * 1.5, 0.025)
+
+
+def nothing(launch: Launch) -> None:
+    """There is nothing to take back."""
+
+
+STEPS: tuple[Step[Launch], ...] = (
+    Step("branch", prepare, lambda launch: launch.git.discard_branch(launch.run)),
+    Step("worktree", make_tree, lambda launch: launch.git.discard_tree(launch.run)),
+    Step("setup", set_up, nothing),
+    Step("run directory", write_run_directory, lambda launch: rundir.remove(launch.run.run_dir)),
+    Step("window", open_window, close_window),
+    Step("start", await_start, nothing),
+)
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------------
+
+
+def dispatch(
+    runtime: Runtime,
+    tasks: Sequence[int] = (),
+    *,
+    most: int | None = None,
+    labels: Collection[str] = (),
+    max_running: int | None = None,
+    actor: Actor = Actor.DISPATCH,
+) -> Dispatched:
+    """Start the named tasks, or ready ones while there are any, there is room, and fewer than `most` were started.
+
+    One task's failure does not keep the rest from starting. Raises `Unavailable` before anything is claimed if git or tmux
+    cannot be used at all.
+    """
+    check_tools(runtime)
+    room = max_running or runtime.settings.dispatch.max_running
+    done = Dispatched()
+    for wanted in tasks or _endless(most):
+        try:
+            held = claim(runtime, wanted, labels=labels, max_running=room, actor=actor)
+        except Busy as full:
+            if "limit" not in full.message or wanted is not None:
+                raise
+            done.full = full
+            return done
+        except Refused as refusal:
+            if len(tasks) < 2:
+                raise
+            done.failed.append(Failure(wanted or 0, refusal, runtime.store.task(wanted or 0).status))
+            continue
+        if held is None:
+            return done
+        try:
+            done.started.append(start(held, actor=actor))
+        except DispatchctlError as error:
+            done.failed.append(Failure(held.task.id, error, runtime.store.task(held.task.id).status))
+    return done
+
+
+def _endless(most: int | None) -> Iterator[None]:
+    count = 0
+    while most is None or count < most:
+        yield None
+        count += 1
+
+
+def check_tools(runtime: Runtime) -> None:
+    """Raise `Unavailable` if git or tmux cannot be used at all: then no task is to blame and none is claimed."""
+    _ = runtime.git
+    runtime.windows().check()
+
+
+def claim(
+    runtime: Runtime, task: int | None, *, labels: Collection[str], max_running: int, actor: Actor
+) -> "Held | None":
+    """Claim a task with its owner lock taken before the commit; None if there is none to claim."""
+    token = new_token()
+    owner = processes.lock(_lock_path(runtime, token, "owner"))
+    assert owner is not None, "nobody else can know a new token"
+    step = processes.lock(_lock_path(runtime, token, "step"))
+    if step is not None:
+        step.release()
+    run = None
+    try:
+        claimant = Claimant(token, runtime.host, runtime.boot_id, lambda *named: name_run(runtime, token, *named))
+        run = runtime.store.claim(claimant, task=task, labels=labels, max_running=max_running, actor=actor, at=now())
+        if run is None:
+            return None
+        return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
+    finally:
+        if run is None:
+            _drop_locks(owner, _lock_path(runtime, token, "step"))
+
+
+def name_run(runtime: Runtime, token: str, task: Task, number: int, earlier: Run | None) -> Names:
+    """Every name that a run of the task will use. An invalid file of the repository is reported by the first step."""
+    try:
+        settings = runtime.settings_for(task.repo)
+    except UsageError:
+        settings = runtime.settings
+    place = names.place(task.repo)
+    if earlier is not None:
+        branch, worktree = earlier.branch, earlier.worktree
+    else:
+        branch = names.branch(settings.worktrees.branch, task.id, task.title, number)
+        worktree = str(runtime.worktrees_root / place / names.leaf(task.id, task.title, number))
+    return Names(
+        agent=task.agent,
+        branch=branch,
+        worktree=worktree,
+        run_dir=str(runtime.state / "runs" / token),
+        owner_lock=_lock_path(runtime, token, "owner"),
+        step_lock=_lock_path(runtime, token, "step"),
+        socket=runtime.socket,
+        session=f"dispatch-{place}",
+    )
+
+
+def _lock_path(runtime: Runtime, token: str, kind: str) -> str:
+    return str(runtime.state / "locks" / f"{token}.{kind}")
+
+
+def _drop_locks(owner: Lock, step: str) -> None:
+    """Remove both lock files of a run that no longer needs them, then let go."""
+    for path in (owner.path, step):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+    owner.release()
+
+
+@dataclass
+class Held:
+    """A claimed run with its owner lock: whoever holds it must start or undo the run."""
+
+    launch: Launch
+    owner: Lock
+
+    @property
+    def task(self) -> Task:
+        """The claimed task."""
+        return self.launch.task
+
+
+def start(held: Held, *, actor: Actor) -> Task:
+    """Do the steps; on any failure undo them. Raises what went wrong, after the undo."""
+    launch, runtime = held.launch, held.launch.runtime
+    try:
+        perform(STEPS, launch)
+    except BaseException as error:
+        with undisturbed():
+            if not runtime.store.begin_undo(launch.run.token, sentence(error), actor=actor, at=now()):
+                _drop_locks(held.owner, launch.run.step_lock)  # it has started after all, and lives on
+                raise
+            undo(launch, sentence(error), curable=getattr(error, "curable", True), actor=actor)
+            _drop_locks(held.owner, launch.run.step_lock)
+        if isinstance(error, (DispatchctlError, KeyboardInterrupt, Terminated)):
+            raise
+        if isinstance(error, OSError):
+            raise LaunchError(f"task {launch.task.id} was not started: {error}", "dispatchctl doctor") from error
+        raise
+    _drop_locks(held.owner, launch.run.step_lock)
+    return runtime.store.task(launch.task.id)
+
+
+def undo(launch: Launch, error: str, *, curable: bool, actor: Actor) -> Task:
+    """Take back, by its row, everything a run in phase undoing may have made, and close it.
+
+    If a step cannot be taken back the task is failed, the run stays open and names what stands, and `UndoFailed` comes out
+    as a `LaunchError`; doing it again goes on from there.
+    """
+    runtime = launch.runtime
+    launch.run = runtime.store.run(launch.run.token)
+    try:
+        unwind(STEPS, launch)
+    except UndoFailed as failure:
+        stands = f"{error}; and the undo stopped at its {failure}"
+        runtime.store.undo_failed(launch.run.token, stands, actor=actor, at=now())
+        raise LaunchError(f"task {launch.task.id}: {stands}", "dispatchctl reconcile", curable=False) from failure
+    policy = Policy(retry_wait_s=runtime.settings.dispatch.retry_wait)
+    return runtime.store.close_undone(
+        launch.run.token, error, curable=curable, policy=policy, actor=actor, at=now(), jitter=jitter()
+    )
+
+
+def sentence(error: BaseException) -> str:
+    """What to write down about an error."""
+    if isinstance(error, DispatchctlError):
+        return error.message
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by Ctrl-C while it was being started"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that would interrupt an undo are noted and take effect after it."""
+    pending: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda caught, _: pending.append(caught)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in pending:
+            os.kill(os.getpid(), caught)

@@ -1,0 +1,377 @@
+"""The process in the pane: starts the agent, waits for it, and records how it ended.
+
+    python -I -S -c 'import sys; …; launcher.main(sys.argv[2])' ROOT RUN_DIR
+
+1. It forks the agent's process, which waits at a gate.
+2. It commits `launching → started`. If that matches no row, the run was given up: the gate closes and no agent ever runs.
+3. It opens the gate and relays the terminal until the agent has ended.
+4. It writes `exit.json` (prepared beforehand, so that a full disk cannot prevent it), ends every process of the run that is
+   left, and closes the run in the database, trying for as long as it takes. Whatever of this fails, the file waits.
+
+Only what step 2 needs is imported at the top: the agent's first instruction waits for it.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from dispatchctl import processes
+from dispatchctl.relay import Log, Relay, copy_size
+from dispatchctl.store import fence
+from dispatchctl.store.connection import Database
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from dispatchctl.task import Task
+    from dispatchctl.verdict import Ending
+
+BECOME_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
+EXIT_FILE_SIZE = 4_096
+RECORD_FOR = 3_600.0
+"""Seconds for which the launcher tries to close its run in the database before it leaves that to reconcile."""
+
+
+class Spec:
+    """What the dispatcher wrote for this run: `key=value` pairs, each ended by a NUL; `argv` comes once for each word."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+        self.argv: list[str] = []
+        self.values: dict[str, str] = {}
+        for key, value in pairs(os.path.join(run_dir, "spec")):
+            if key == "argv":
+                self.argv.append(value)
+            else:
+                self.values[key] = value
+
+    def __getitem__(self, key: str) -> str:
+        return self.values[key]
+
+    def path(self, name: str) -> str:
+        """A file of the run directory."""
+        return os.path.join(self.run_dir, name)
+
+
+def pairs(path: str) -> list[tuple[str, str]]:
+    """The `key=value` pairs of a file, in order."""
+    with open(path, "rb") as file:
+        words = os.fsdecode(file.read()).split("\0")
+    return [(key, value) for key, _, value in (word.partition("=") for word in words if word)]
+
+
+def main(run_dir: str) -> "NoReturn":
+    """Run the agent of a run; never returns. The exit status is the agent's, or 125 if it never ran."""
+    spec = Spec(run_dir)
+    try:
+        relay, agent = _start(spec)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the dispatcher must learn of it
+        _say_failed(spec, error)
+        sys.exit(125)
+    if relay is None:
+        _say(f"dispatchctl: run {spec['token']} was given up before its agent started")
+        sys.exit(125)
+    relay.run()
+    sys.exit(_end(spec, relay, agent))
+
+
+def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
+    """Fork, pass the fence, open the gate. The relay is None if the run was given up."""
+    environment = dict(pairs(spec.path("environment")))
+    for name in ("TERM", "TMUX", "TMUX_PANE", "COLORTERM"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    os.chdir(spec["worktree"])
+    environment["PWD"] = spec["worktree"]
+    program = find_program(spec.argv[0], environment.get("PATH", os.defpath))
+    control = os.open(spec.path("control"), os.O_RDWR | os.O_NONBLOCK)
+    log = Log(spec.path("output.log"), int(spec["output_limit"]))
+    _become_subreaper()
+    terminal, agents_terminal = os.openpty()
+    copy_size(0, terminal)
+    gate, opener = os.pipe()
+    failure, failing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _wait_and_execute(gate, opener, failing, agents_terminal, spec["stdin"], program, spec.argv, environment)
+    os.close(agents_terminal)
+    os.close(gate)
+    os.close(failing)
+    agent = (pid, processes.start_time(pid) or 0)
+    me = (os.getpid(), processes.start_time(os.getpid()) or 0)
+    try:
+        if not _pass_fence(spec, me, agent):
+            os.close(opener)
+            os.waitpid(pid, 0)
+            return None, agent
+    except BaseException:
+        os.close(opener)
+        os.waitpid(pid, 0)
+        raise
+    relay = Relay(
+        pid, terminal, control, log, kill_grace=float(spec["kill_grace"]), time_limit=float(spec["timeout_s"])
+    )
+    os.write(opener, b"!")
+    os.close(opener)
+    os.unlink(spec.path("environment"))
+    relay.failure = _errno(failure)
+    return relay, agent
+
+
+def _pass_fence(spec: Spec, me: "processes.Process", agent: "processes.Process") -> bool:
+    database = Database(spec["database"], busy_timeout=float(spec["busy_timeout"]))
+    try:
+        return fence.start(database, spec["token"], at=_now(), launcher=me, agent=agent)
+    finally:
+        database.close()
+
+
+def _wait_and_execute(
+    gate: int,
+    opener: int,
+    failing: int,
+    terminal: int,
+    stdin: str,
+    program: str,
+    argv: list[str],
+    environment: dict[str, str],
+) -> "NoReturn":
+    """In the agent's process: wait at the gate, then become the agent on its own terminal."""
+    try:
+        os.close(opener)
+        if os.read(gate, 1) != b"!":
+            os._exit(125)
+        os.login_tty(terminal)
+        if stdin:
+            os.dup2(os.open(stdin, os.O_RDONLY), 0)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(program, argv, environment)
+    except OSError as error:
+        os.write(failing, b"%d" % (error.errno or 0))
+    finally:
+        os._exit(127)
+
+
+def _errno(failure: int) -> int | None:
+    """Why the agent's program could not be executed; None once it is running."""
+    with os.fdopen(failure, "rb") as pipe:
+        answer = pipe.read()
+    return int(answer) if answer else None
+
+
+def find_program(name: str, path: str) -> str:
+    """The executable that a shell would run for `name`. Raises `FileNotFoundError`."""
+    candidates = [name] if "/" in name else [os.path.join(each or ".", name) for each in path.split(os.pathsep)]
+    for candidate in candidates:
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    raise FileNotFoundError(f"there is no program called {name!r}")
+
+
+def _become_subreaper() -> None:
+    """Have processes whose parent ends fall to us, so that none of the run's can leave our sight. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(BECOME_SUBREAPER, 1, 0, 0, 0)
+
+
+def _say_failed(spec: Spec, error: Exception) -> None:
+    """Leave the reason where the dispatcher looks for it, and on the screen."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.strerror}: {error.filename}"
+    _say(f"dispatchctl: the agent was not started: {message}")
+    try:
+        with open(spec.path("failed.new"), "w", encoding="utf-8", errors="replace") as file:
+            file.write(f"{type(error).__name__}\n{message}")
+        os.rename(spec.path("failed.new"), spec.path("failed"))
+    except OSError:
+        pass  # the run directory is gone: the dispatcher has given up already
+
+
+# -- after the agent has ended: nothing waits for these imports ----------------------------------------------------------
+
+
+def _end(spec: Spec, relay: Relay, agent: "processes.Process") -> int:
+    from dispatchctl.task import Ask, Cause
+    from dispatchctl.verdict import Ending
+
+    assert relay.status is not None
+    code = os.waitstatus_to_exitcode(relay.status)
+    error = None
+    if relay.failure is not None:
+        error = f"the program {spec.argv[0]} cannot be executed: {os.strerror(relay.failure)}"
+    ending = Ending(
+        cause=Cause(relay.cause),
+        ended_at=_now(),
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        asked=Ask(relay.asked) if relay.asked in list(Ask) else None,
+        error=error,
+    )
+    write_exit_file(spec.run_dir, ending)
+    server = (os.getppid(), processes.start_time(os.getppid()) or 0)
+    _sweep(spec, agent)
+    if ending.cause is Cause.HANGUP:
+        from dataclasses import replace
+
+        ending = replace(ending, server_lives=_outlives(server, 2.0))
+        write_exit_file(spec.run_dir, ending)
+    relay.close()
+    _close(spec, ending)
+    return code if code >= 0 else 128 - code
+
+
+def _sweep(spec: Spec, agent: "processes.Process") -> None:
+    """End every process of the run but this one; a run is not closed while one of them lives."""
+    me = os.getpid()
+    roots = [agent, (me, processes.start_time(me) or 0)]
+    while left := processes.sweep(
+        lambda: processes.of_run(spec["token"], roots, spare=(me,)), grace=float(spec["kill_grace"])
+    ):
+        pids = ", ".join(str(pid) for pid, _ in left)
+        _say(f"dispatchctl: processes that cannot be ended keep this run open: {pids}")
+        time.sleep(1.0)
+        while _reaped_one():
+            pass
+
+
+def _reaped_one() -> bool:
+    try:
+        return os.waitpid(-1, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
+
+
+def _outlives(server: "processes.Process", seconds: float) -> bool:
+    """Whether the tmux server is still there after the hang-up that it, or somebody in it, caused."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if processes.is_alive(server) is False:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def write_exit_file(run_dir: str, ending: "Ending") -> None:
+    """Record how the agent ended, durably, in space that was set aside before it started."""
+    import json
+    from dataclasses import asdict
+
+    prepared, final = os.path.join(run_dir, "exit.json.new"), os.path.join(run_dir, "exit.json")
+    if not os.path.exists(prepared):
+        prepared = final
+    text = json.dumps(asdict(ending)).encode()
+    try:
+        descriptor = os.open(prepared, os.O_WRONLY)
+        os.pwrite(descriptor, text.ljust(EXIT_FILE_SIZE), 0)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.rename(prepared, final)
+        directory = os.open(run_dir, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+    except OSError as error:
+        _say(f"dispatchctl: how the agent ended could not be written to {final}: {error}")
+
+
+def read_exit_file(run_dir: str) -> "Ending | None":
+    """How the agent of the run ended, if that was recorded."""
+    import json
+
+    from dispatchctl.task import Ask, Cause
+    from dispatchctl.verdict import Ending
+
+    try:
+        with open(os.path.join(run_dir, "exit.json"), encoding="utf-8") as file:
+            values: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        return None
+    values["cause"] = Cause(values["cause"])
+    values["asked"] = values["asked"] and Ask(values["asked"])
+    return Ending(**values)
+
+
+def _close(spec: Spec, ending: "Ending") -> None:
+    """Write the end into the database, however long it is locked or its disk full, and say so on the screen."""
+    deadline = time.monotonic() + RECORD_FOR
+    wait = 0.05
+    while True:
+        try:
+            task = close_run(spec, ending)
+        except Exception as error:  # noqa: BLE001 - the exit file is written; until the deadline everything is tried again
+            if time.monotonic() > deadline:
+                _say(f"dispatchctl: not recorded, left to `dispatchctl reconcile`: {error}")
+                return
+            time.sleep(wait)
+            wait = min(2 * wait, 5.0)
+            continue
+        how = f"signal {ending.signal}" if ending.signal else f"exit code {ending.exit_code}"
+        _say(
+            f"dispatchctl: task {task.id} ended with {how}, now {task.status}{f': {task.error}' if task.error else ''}"
+        )
+        return
+
+
+def close_run(spec: Spec, ending: "Ending") -> "Task":
+    """Judge and close the run from what its ending and its worktree say."""
+    import random
+
+    from dispatchctl.store import open_store
+    from dispatchctl.task import Actor, Report
+    from dispatchctl.verdict import Policy
+    from dispatchctl.worktrees import Worktrees
+
+    environment = {"PATH": spec["path"], "HOME": spec["home"], "DISPATCHCTL_TOKEN": spec["token"]}
+    changes = Worktrees(spec["git"], environment).changes(spec["worktree"], spec["base_commit"])
+    status, result = read_result(spec["result_file"])
+    policy = Policy(spec["expects_changes"] == "1", spec["uncommitted"], int(spec["retry_wait_s"]))
+    store = open_store(spec["database"], busy_timeout=float(spec["busy_timeout"]))
+    try:
+        run = store.run(spec["token"])
+        if status is not None and run.report is None and run.phase == "started":
+            store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
+        return store.close_ended(
+            spec["token"], ending, changes, result, policy, actor=Actor.LAUNCHER, at=_now(), jitter=random.random()
+        )
+    finally:
+        store.close()
+
+
+def read_result(path: str, longest: int = 65_536) -> tuple[str | None, str | None]:
+    """What the agent left in its result file: `(report, text)`; a JSON object may hold `status` and `summary`."""
+    import json
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None, None
+    with os.fdopen(descriptor, "rb") as file:
+        text = file.read(longest).decode("utf-8", "replace").replace("\0", "").strip()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None, text or None
+    if not isinstance(value, dict):
+        return None, text or None
+    status = value.get("status")
+    summary = value.get("summary")
+    return status if status in ("done", "fail") else None, summary if isinstance(summary, str) else text
+
+
+def _say(line: str) -> None:
+    """Show a line in the pane, if there still is one."""
+    visible = "".join(each if each.isprintable() else " " for each in line)
+    try:
+        os.write(1, visible.encode() + b"\r\n")
+    except OSError:
+        pass
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

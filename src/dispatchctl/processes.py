@@ -1,0 +1,270 @@
+"""The door to processes: who is alive, who belongs to a run, ending them, file locks, and programs with a time limit.
+
+A process is named by its pid *and* start time (clock ticks since boot): pids are reused. Where the process table cannot be
+read (not Linux), the answer is None, "I cannot tell", and never "gone". Source: proc(5).
+
+Imported by the launcher before the agent starts: `subprocess` is imported where it is used.
+"""
+
+import fcntl
+import os
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+Process = tuple[int, int]
+"""A pid and the start time of the process that had it."""
+
+
+def boot_id() -> str:
+    """The random id of this boot of the machine; the empty string where there is none."""
+    return _first_line("/proc/sys/kernel/random/boot_id")
+
+
+def machine_id() -> str:
+    """The id of this machine, or its host name where it has none."""
+    return _first_line("/etc/machine-id") or os.uname().nodename
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None if there is none with this pid, or only its zombie."""
+    stat = _stat(pid)
+    return None if stat is None or stat[0] in "ZX" else stat[2]
+
+
+def is_alive(process: Process) -> bool | None:
+    """Whether exactly this process lives; None where that cannot be told."""
+    pid, started = process
+    if os.path.exists("/proc/self/stat"):
+        return start_time(pid) == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return None
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, int, int] | None:
+    """State, parent and start time of a process; the fields after its name, which may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return fields[0].decode(), int(fields[1]), int(fields[19])
+
+
+def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]" = ()) -> "set[Process]":
+    """Every live process that carries the run's token in its environment or descends from `roots`, less `spare`.
+
+    This process and its ancestors are never among them.
+    """
+    mark = f"DISPATCHCTL_TOKEN={token}".encode()
+    living: dict[int, tuple[int, int]] = {}
+    found: set[int] = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        pid = int(entry)
+        stat = _stat(pid)
+        if stat is None or stat[0] in "ZX":
+            continue
+        living[pid] = stat[1:]
+        if mark in _environment(pid):
+            found.add(pid)
+    found |= {pid for pid, started in roots if pid in living and living[pid][1] == started}
+    kin = set(found)
+    grown = True
+    while grown:
+        children = {pid for pid, (parent, _) in living.items() if parent in kin} - kin
+        kin |= children
+        found |= children
+        grown = bool(children)
+    return {(pid, living[pid][1]) for pid in found - set(spare) - _own_line(living)}
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _own_line(living: "Mapping[int, tuple[int, int]]") -> set[int]:
+    line, pid = {os.getpid()}, os.getppid()
+    while pid > 1 and pid in living:
+        line.add(pid)
+        pid = living[pid][0]
+    return line
+
+
+def send(process: Process, number: int) -> None:
+    """Signal exactly this process; nothing happens if it is gone. Raises `PermissionError`."""
+    pid, started = process
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):
+        descriptor = -1
+    try:
+        if start_time(pid) != started:
+            return
+        if descriptor >= 0:
+            signal.pidfd_send_signal(descriptor, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def sweep(find: "Callable[[], set[Process]]", *, grace: float, patience: float = 5.0) -> "set[Process]":
+    """End what `find` finds: TERM, after `grace` seconds KILL, until two looks in a row find nothing.
+
+    Returns what is still there `patience` seconds after the first KILL: it cannot be ended, and is named, not hidden.
+    """
+    asked: set[Process] = set()
+    kill_at = time.monotonic() + grace
+    empty = 0
+    while empty < 2:
+        found = find()
+        empty = 0 if found else empty + 1
+        now = time.monotonic()
+        if found and now > kill_at + patience:
+            return found
+        for process in found:
+            if now >= kill_at:
+                send(process, signal.SIGKILL)
+            elif process not in asked:
+                send(process, signal.SIGTERM)
+                send(process, signal.SIGCONT)
+        asked |= found
+        if found:
+            time.sleep(0.02)
+    return set()
+
+
+class Lock:
+    """An exclusive lock on a file, freed by the kernel when every process that has it open is gone."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Unlock explicitly, so that a daemon that inherited the descriptor does not hold it."""
+        if self.descriptor >= 0:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def lock(path: str, *, wait: float = 0.0) -> Lock | None:
+    """Lock the file at `path`, which is made if need be; None if somebody else holds it for longer than `wait` seconds."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return Lock(path, descriptor)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.005)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+class Finished:
+    """How a program ended: its code (negative: a signal), what it said, and whether it ran out of time."""
+
+    def __init__(self, code: int, out: bytes, err: bytes, timed_out: bool) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+        self.timed_out = timed_out
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of what it said, for an error message."""
+        said = (self.err.strip() or self.out.strip()).decode("utf-8", "replace")
+        return "\n".join(said.splitlines()[-5:])
+
+
+def execute(
+    argv: "Sequence[str]",
+    *,
+    env: "Mapping[str, str]",
+    timeout: float,
+    cwd: str | None = None,
+    given: bytes | None = None,
+    held: Lock | None = None,
+    merged: bool = False,
+) -> Finished:
+    """Run a program in a process group of its own and wait for it; `held` is a lock that it and its children inherit.
+
+    After `timeout` seconds, or when this process is interrupted, the whole group is ended: TERM first, so that git can
+    tidy up, then KILL. Raises `FileNotFoundError` or `PermissionError` if it cannot be started.
+    """
+    import subprocess  # 11 ms, and the launcher's start does without
+
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=() if held is None else (held.descriptor,),
+    )
+    try:
+        out, err = process.communicate(given, timeout)
+        return Finished(process.returncode, out, err or b"", False)
+    except subprocess.TimeoutExpired as expired:
+        _end_group(process.pid, process.poll)
+        return Finished(process.wait(), expired.output or b"", expired.stderr or b"", True)
+    except BaseException:
+        _end_group(process.pid, process.poll)
+        raise
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None and not pipe.closed:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+
+def _end_group(group: int, reap: "Callable[[], int | None]", grace: float = 3.0) -> None:
+    """TERM to the process group, and KILL to what is left of it after `grace` seconds; `reap` waits for its leader."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + grace
+        try:
+            os.killpg(group, number)
+            while time.monotonic() < deadline:
+                reap()
+                os.killpg(group, 0)
+                time.sleep(0.01)
+        except ProcessLookupError:
+            return

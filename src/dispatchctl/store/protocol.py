@@ -1,0 +1,174 @@
+"""What a store can do: domain verbs, each one transaction.
+
+Every write after the claim names the phase and token, or the status, that it expects; one that matches no row changes
+nothing and raises `Refused`. Every change of a status writes its event in the same transaction. `at` is milliseconds since
+the epoch. A second backend is one module that passes `tests/store`.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Report, Run, Status, Task
+from dispatchctl.verdict import Changes, Ending, Policy
+
+
+@dataclass(frozen=True)
+class Names:
+    """Every name a run will use, fixed before anything outside the database is touched."""
+
+    agent: str
+    branch: str
+    worktree: str
+    run_dir: str
+    owner_lock: str
+    step_lock: str
+    socket: str
+    session: str
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """Who claims, and what names the run gets: `names(task, number, earlier)`, with the run to resume or None."""
+
+    token: str
+    host: str
+    boot_id: str
+    names: Callable[[Task, int, Run | None], Names]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a run's pane is: ids of one life of one tmux server."""
+
+    session: str
+    window_id: str
+    pane_id: str
+    server_pid: int
+    server_start: int
+
+
+class Store(Protocol):
+    """A durable queue of tasks with their runs and history."""
+
+    path: str
+
+    @property
+    def id(self) -> str:
+        """The random id of this database, made with it."""
+
+    def close(self) -> None: ...
+
+    # -- what the user does to a task ------------------------------------------------------------------------------
+    def add(self, new: Sequence[NewTask], *, actor: Actor, at: int) -> list[Task]:
+        """Insert all or none. Raises `NoSuchTask` for an unknown parent."""
+
+    def edit(self, task: int, changes: Mapping[str, Any], after: Collection[int] | None, *, at: int) -> Task:
+        """Change columns of a task without an open run; `after` replaces its parents and must not close a circle."""
+
+    def remove(self, tasks: Collection[int], *, at: int) -> None:
+        """Delete tasks that have no open run and on which no other task waits; their events stay."""
+
+    def release(self, tasks: Collection[int], *, at: int) -> list[Task]:
+        """backlog → ready."""
+
+    def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
+        """A finished, reviewed or blocked task → ready; refused while a run is open or a child has started."""
+
+    def cancel(self, task: int, *, at: int) -> Task:
+        """→ cancelled, for a task without an open run."""
+
+    def unblock(self, task: int, *, note: str | None, at: int) -> Task:
+        """blocked → in_progress where its session is open, else → ready."""
+
+    def resolve(self, task: int, report: Report, message: str | None, *, at: int) -> Task:
+        """A human's verdict on a task without an open run: blocked or in_review → done or failed."""
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+    def task(self, task: int) -> Task: ...
+
+    def tasks(
+        self, *, status: Collection[Status] = (), labels: Collection[str] = (), repo: str | None = None, limit: int = 0
+    ) -> list[Task]:
+        """Those that need a human first, then the rest by status; the finished ones newest first. `limit` 0 is all."""
+
+    def claimable(self, *, at: int, limit: int, labels: Collection[str] = ()) -> list[Task]:
+        """What would be claimed next, in order."""
+
+    def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
+        """The unfinished parents of each of the tasks; those without any are left out."""
+
+    def count(self) -> dict[Status, int]:
+        """How many tasks have each status."""
+
+    def runs(self, task: int) -> list[Run]: ...
+
+    def run(self, token: str) -> Run: ...
+
+    def open_runs(self) -> list[Run]: ...
+
+    def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]: ...
+
+    def version(self) -> int:
+        """Changes when another connection has committed something; costs microseconds."""
+
+    # -- the protocol of a run -------------------------------------------------------------------------------------
+    def claim(
+        self,
+        claimant: Claimant,
+        *,
+        task: int | None = None,
+        labels: Collection[str] = (),
+        max_running: int,
+        actor: Actor,
+        at: int,
+    ) -> Run | None:
+        """Give the best claimable task, or `task`, a new run in phase launching; None if there is none to claim.
+
+        Raises `Refused` when `task` cannot be claimed, and `Busy` when `max_running` runs are open.
+        """
+
+    def note_base(self, token: str, *, base_commit: str, owns_tree: bool, owns_branch: bool, at: int) -> Run:
+        """Store what the run starts from and what it is about to make, while it is launching."""
+
+    def note_window(self, token: str, window: Window, *, at: int) -> None:
+        """Store where the pane is, while the run is launching or started."""
+
+    def begin_undo(self, token: str, error: str, *, actor: Actor, at: int) -> bool:
+        """launching → undoing; False if the run is no longer launching."""
+
+    def undo_failed(self, token: str, error: str, *, actor: Actor, at: int) -> None:
+        """The undo stopped: the task is failed, the run stays open and says what stands."""
+
+    def close_undone(
+        self, token: str, error: str, *, curable: bool, policy: Policy, actor: Actor, at: int, jitter: float
+    ) -> Task:
+        """undoing → closed, and the task to ready, failed or cancelled."""
+
+    def close_ended(
+        self,
+        token: str,
+        ending: Ending,
+        changes: Changes | None,
+        result: str | None,
+        policy: Policy,
+        *,
+        actor: Actor,
+        at: int,
+        jitter: float,
+    ) -> Task:
+        """started → closed, and the task to where `verdict.judge` says. The second time it changes nothing."""
+
+    # -- what is said of an open run -------------------------------------------------------------------------------
+    def report(self, token: str, report: Report, message: str | None, *, actor: Actor, at: int) -> Run: ...
+
+    def block(self, token: str, message: str | None, *, actor: Actor, at: int) -> Task:
+        """in_progress → blocked; the session goes on."""
+
+    def ask(self, token: str, ask: Ask, *, actor: Actor, at: int) -> Run:
+        """Ask an open run to end; a run that is still being launched then never starts its agent."""
+
+    def heartbeat(self, token: str, activity: Activity, *, at: int) -> None: ...
+
+    def sighted(self, token: str, life: Life, *, at: int) -> None:
+        """Remember what was last seen of the run."""

@@ -1,0 +1,170 @@
+"""The tables, and how a file of an earlier version becomes one of this version.
+
+The CHECKs say what the types in `dispatchctl.task` say. Columns that no event carries are derived or only a last sighting,
+and are marked so; everything else in `tasks` and `runs` can be had again by replaying the events.
+"""
+
+from dispatchctl.errors import Unavailable
+from dispatchctl.store.connection import Database
+from dispatchctl.task import Activity, Actor, Ask, Life, Outcome, Phase, Report, Status
+
+APPLICATION_ID = 0x64737063  # "dspc"
+
+
+def _one_of(values: type[Status | Phase | Outcome | Report | Ask | Life | Activity | Actor]) -> str:
+    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
+
+
+VERSION_1: tuple[str, ...] = (
+    "CREATE TABLE installation (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    f"""CREATE TABLE tasks (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        title TEXT NOT NULL CHECK (length(title) > 0),
+        prompt TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN {_one_of(Status)}),
+        priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 4),
+        labels TEXT NOT NULL CHECK (json_valid(labels) AND json_type(labels) = 'array'),
+        agent TEXT NOT NULL CHECK (length(agent) > 0),
+        repo TEXT NOT NULL CHECK (repo GLOB '/*'),
+        base TEXT NOT NULL CHECK (length(base) > 0),
+        review INTEGER NOT NULL CHECK (review IN (0, 1)),
+        retries_left INTEGER NOT NULL CHECK (retries_left >= 0),
+        recoveries_left INTEGER NOT NULL CHECK (recoveries_left >= 0),
+        timeout_s INTEGER NOT NULL CHECK (timeout_s >= 0),
+        not_before INTEGER,
+        error TEXT,
+        result TEXT,
+        note TEXT,              -- what a human said to the next try
+        resume TEXT,            -- token of the run in whose worktree the next try goes on
+        external_key TEXT UNIQUE,
+        newest_run TEXT,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        waits INTEGER NOT NULL DEFAULT 0 CHECK (waits >= 0),          -- derived: parents that are not done
+        due INTEGER NOT NULL DEFAULT 1 CHECK (due IN (0, 1))          -- derived: not_before has passed, as last seen
+    ) STRICT""",
+    """CREATE TABLE after (
+        task INTEGER NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+        parent INTEGER NOT NULL REFERENCES tasks (id),
+        PRIMARY KEY (task, parent),
+        CHECK (task <> parent)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX after_parent ON after (parent)",
+    f"""CREATE TABLE runs (
+        token TEXT PRIMARY KEY CHECK (token GLOB '[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]'),
+        task INTEGER NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+        number INTEGER NOT NULL CHECK (number >= 1),
+        phase TEXT NOT NULL CHECK (phase IN {_one_of(Phase)}),
+        agent TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        branch TEXT NOT NULL,
+        worktree TEXT NOT NULL CHECK (worktree GLOB '/*'),
+        resumed INTEGER NOT NULL CHECK (resumed IN (0, 1)),
+        run_dir TEXT NOT NULL CHECK (run_dir GLOB '/*'),
+        owner_lock TEXT NOT NULL CHECK (owner_lock GLOB '/*'),
+        step_lock TEXT NOT NULL CHECK (step_lock GLOB '/*'),
+        host TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        claimed_at INTEGER NOT NULL,
+        socket TEXT NOT NULL CHECK (socket GLOB '/*'),
+        session TEXT NOT NULL,
+        base_commit TEXT,
+        owns_tree INTEGER NOT NULL DEFAULT 0 CHECK (owns_tree IN (0, 1)),
+        owns_branch INTEGER NOT NULL DEFAULT 0 CHECK (owns_branch IN (0, 1)),
+        server_pid INTEGER,
+        server_start INTEGER,
+        window_id TEXT,
+        pane_id TEXT,
+        launcher_pid INTEGER,
+        launcher_start INTEGER,
+        agent_pid INTEGER,
+        agent_start INTEGER,
+        started_at INTEGER,
+        report TEXT CHECK (report IN {_one_of(Report)}),
+        report_message TEXT,
+        report_by TEXT CHECK (report_by IN {_one_of(Actor)}),
+        ask TEXT CHECK (ask IN {_one_of(Ask)}),
+        outcome TEXT CHECK (outcome IN {_one_of(Outcome)}),
+        exit_code INTEGER,
+        signal INTEGER,
+        ended_at INTEGER,
+        closed_at INTEGER,
+        error TEXT,
+        activity TEXT CHECK (activity IN {_one_of(Activity)}),      -- last sighting
+        heartbeat_at INTEGER,                                       -- last sighting
+        life TEXT CHECK (life IN {_one_of(Life)}),                  -- last sighting
+        life_at INTEGER,                                            -- last sighting
+        UNIQUE (task, number),
+        CHECK ((phase = 'closed') = (outcome IS NOT NULL)),
+        CHECK ((phase = 'closed') = (closed_at IS NOT NULL)),
+        CHECK (phase <> 'started' OR started_at IS NOT NULL),
+        CHECK (phase NOT IN ('launching', 'undoing') OR started_at IS NULL),
+        CHECK (exit_code IS NULL OR signal IS NULL),
+        CHECK (base_commit IS NOT NULL OR (owns_tree = 0 AND owns_branch = 0)),
+        CHECK ((report IS NULL) = (report_by IS NULL))
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX runs_open ON runs (task) WHERE phase <> 'closed'",
+    "CREATE INDEX runs_of_task ON runs (task, number)",
+    f"""CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        task INTEGER NOT NULL,      -- no foreign key: what happened stays when the task is removed
+        run TEXT,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL CHECK (actor IN {_one_of(Actor)}),
+        kind TEXT NOT NULL,
+        from_status TEXT CHECK (from_status IN {_one_of(Status)}),
+        to_status TEXT CHECK (to_status IN {_one_of(Status)}),
+        detail TEXT NOT NULL CHECK (json_valid(detail))
+    ) STRICT""",
+    "CREATE INDEX events_of_task ON events (task, id)",
+    "CREATE INDEX events_by_time ON events (at)",
+    """CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
+        BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
+    """CREATE TRIGGER events_are_only_pruned BEFORE DELETE ON events
+        WHEN NOT EXISTS (SELECT 1 FROM installation WHERE key = 'pruning')
+        BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
+    "CREATE INDEX tasks_claimable ON tasks (priority, id) WHERE status = 'ready' AND waits = 0 AND due = 1",
+    "CREATE INDEX tasks_deferred ON tasks (not_before) WHERE status = 'ready' AND due = 0",
+    "CREATE INDEX tasks_by_status ON tasks (status, id)",
+    "INSERT INTO installation VALUES ('id', lower(hex(randomblob(8))))",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (VERSION_1,)
+"""What takes a file from version n to n + 1, at index n. Only ever appended to."""
+
+
+def migrate(database: Database, *, create: bool) -> None:
+    """Bring the file to this version, once, however many processes try at the same time.
+
+    Everything happens in one transaction that looks at `user_version` again after it has the lock. Raises `Unavailable`
+    for a file of a newer version, or one that is not ours.
+    """
+    if _version(database) == len(MIGRATIONS):
+        return
+    _refuse_foreign(database, create=create)
+    database.use_write_ahead_log()
+    with database:
+        _refuse_foreign(database, create=create)
+        for number in range(_version(database), len(MIGRATIONS)):
+            for statement in MIGRATIONS[number]:
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {number + 1}")
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _version(database: Database) -> int:
+    return int(database.row("PRAGMA user_version")[0])
+
+
+def _refuse_foreign(database: Database, *, create: bool) -> None:
+    version, empty = _version(database), database.row("SELECT 1 FROM sqlite_schema LIMIT 1") is None
+    if empty and not create:
+        raise Unavailable(f"the database {database.path} is empty", "dispatchctl init")
+    if not empty and database.row("PRAGMA application_id")[0] != APPLICATION_ID:
+        raise Unavailable(f"{database.path} is a database, but not one of dispatchctl", "dispatchctl --db PATH …")
+    if version > len(MIGRATIONS):
+        raise Unavailable(
+            f"the database {database.path} was made by a newer dispatchctl (schema {version}; "
+            f"this one knows up to {len(MIGRATIONS)})",
+            "pip install --upgrade dispatchctl",
+        )

@@ -1,0 +1,196 @@
+"""What the user does to a task."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from dispatchctl.errors import NoSuchTask, Refused
+from dispatchctl.store.ledger import Ledger
+from dispatchctl.task import Actor, NewTask, Report, Status, Task
+
+RETRIABLE = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.IN_REVIEW, Status.BLOCKED})
+
+
+class TaskVerbs(Ledger):
+    """Add, edit, remove, and the changes of status that need no run."""
+
+    def add(self, new: Sequence[NewTask], *, actor: Actor, at: int) -> list[Task]:
+        """Insert all of them or none. Raises `NoSuchTask` for a parent that does not exist."""
+        with self._database:
+            return [self.task(self._insert(each, actor, at)) for each in new]
+
+    def _insert(self, new: NewTask, actor: Actor, at: int) -> int:
+        columns = {
+            "title": new.title,
+            "prompt": new.prompt,
+            "status": Status.BACKLOG if new.backlog else Status.READY,
+            "priority": new.priority,
+            "labels": json.dumps(new.labels, ensure_ascii=False),
+            "agent": new.agent,
+            "repo": new.repo,
+            "base": new.base,
+            "review": int(new.review),
+            "retries_left": new.retries,
+            "recoveries_left": new.recoveries,
+            "timeout_s": new.timeout_s,
+            "not_before": new.not_before,
+            "created_at": at,
+        }
+        names = ", ".join(columns)
+        places = ", ".join(f":{column}" for column in columns)
+        self._database.execute(
+            f"""INSERT INTO tasks ({names}, updated_at, due)
+                VALUES ({places}, :created_at, :not_before IS NULL OR :not_before <= :created_at)""",
+            columns,
+        )
+        task = self._database.last_id()
+        self._link(task, new.after)
+        self._database.execute(
+            "INSERT INTO events (task, at, actor, kind, to_status, detail) VALUES (?, ?, ?, 'added', ?, ?)",
+            (
+                task,
+                at,
+                actor,
+                columns["status"],
+                json.dumps({"task": {**columns, "after": sorted(set(new.after))}}, ensure_ascii=False),
+            ),
+        )
+        return task
+
+    def edit(self, task: int, changes: Mapping[str, Any], after: Collection[int] | None, *, at: int) -> Task:
+        """Change columns of a task without an open run, and its parents if `after` is given."""
+        columns = dict(changes)
+        if "labels" in columns:
+            columns["labels"] = json.dumps(columns["labels"], ensure_ascii=False)
+        with self._database:
+            before = self.task(task)
+            self._refuse_open(task, "edited")
+            if after is not None:
+                self._refuse_circle(task, after)
+                self._database.execute("DELETE FROM after WHERE task = ?", (task,))
+                self._link(task, after)
+                self._database.execute("UPDATE tasks SET updated_at = ? WHERE id = ?", (at, task))
+            parents = None if after is None else sorted(set(after))
+            self._change(before, "edited", actor=Actor.USER, at=at, columns=columns, parents=parents)
+            return self.task(task)
+
+    def remove(self, tasks: Collection[int], *, at: int) -> None:
+        """Delete the tasks and their runs; refused for an open run, and where another task waits for one of them."""
+        with self._database:
+            for task in tasks:
+                before = self.task(task)
+                self._refuse_open(task, "removed")
+                left = [row[0] for row in self._database.rows("SELECT task FROM after WHERE parent = ?", (task,))]
+                children = [str(child) for child in left if child not in tasks]
+                if children:
+                    raise Refused(
+                        f"task {task} cannot be removed: task {', '.join(children)} is to run after it",
+                        f"dispatchctl edit {children[0]} --after ''",
+                    )
+                self._record(before, "removed", Actor.USER, at, None, None, {}, {})
+            marks = ", ".join("?" * len(tasks))
+            self._database.execute(f"DELETE FROM after WHERE task IN ({marks})", tuple(tasks))
+            self._database.execute(f"DELETE FROM tasks WHERE id IN ({marks})", tuple(tasks))
+
+    def release(self, tasks: Collection[int], *, at: int) -> list[Task]:
+        """backlog → ready, all or none."""
+        with self._database:
+            for task in tasks:
+                before = self.task(task)
+                if before.status is not Status.BACKLOG:
+                    raise Refused(f"task {task} is {before.status}, not in the backlog", f"dispatchctl show {task}")
+                self._change(before, "released", actor=Actor.USER, at=at, to=Status.READY)
+            return [self.task(task) for task in tasks]
+
+    def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
+        """→ ready; with `fresh` the next run does not go on in the last one's worktree."""
+        with self._database:
+            before = self.task(task)
+            self._refuse_open(task, "retried")
+            if before.status not in RETRIABLE:
+                raise Refused(f"task {task} is {before.status}; there is nothing to retry", f"dispatchctl show {task}")
+            if before.status is Status.DONE:
+                self._refuse_started_child(task)
+            columns: dict[str, Any] = {
+                "error": None,
+                "result": None,
+                "not_before": None,
+                "note": note,
+                "recoveries_left": recoveries,
+            }
+            if fresh:
+                columns["resume"] = None
+            self._change(before, "retried", actor=Actor.USER, at=at, to=Status.READY, columns=columns)
+            return self.task(task)
+
+    def _refuse_started_child(self, task: int) -> None:
+        row = self._database.row(
+            """SELECT task FROM after WHERE parent = ? AND EXISTS (
+                   SELECT 1 FROM runs WHERE runs.task = after.task AND (started_at IS NOT NULL OR phase <> 'closed'))""",
+            (task,),
+        )
+        if row:
+            raise Refused(
+                f"task {task} cannot be retried: task {row[0]}, which builds on it, has started",
+                f"dispatchctl add … --after {row[0]}",
+            )
+
+    def cancel(self, task: int, *, at: int) -> Task:
+        """→ cancelled, for a task without an open run."""
+        with self._database:
+            before = self.task(task)
+            self._refuse_open(task, "cancelled here")
+            self._change(before, "cancelled", actor=Actor.USER, at=at, to=Status.CANCELLED)
+            return self.task(task)
+
+    def unblock(self, task: int, *, note: str | None, at: int) -> Task:
+        """blocked → in_progress where the session is open, else → ready, where the next run gets the note."""
+        with self._database:
+            before = self.task(task)
+            if before.status is not Status.BLOCKED:
+                raise Refused(f"task {task} is {before.status}, not blocked", f"dispatchctl show {task}")
+            run = self._open_run(task)
+            to = Status.IN_PROGRESS if run else Status.READY
+            columns = {"error": None, "note": note, "not_before": None}
+            self._change(before, "unblocked", actor=Actor.USER, at=at, to=to, columns=columns, run=run)
+            return self.task(task)
+
+    def resolve(self, task: int, report: Report, message: str | None, *, at: int) -> Task:
+        """A human's verdict where no run is open."""
+        to = Status.DONE if report is Report.DONE else Status.FAILED
+        with self._database:
+            before = self.task(task)
+            self._refuse_open(task, "resolved here")
+            if before.status not in (Status.BLOCKED, Status.IN_REVIEW):
+                raise Refused(
+                    f"task {task} is {before.status}: there is no run of which that could be said",
+                    f"dispatchctl show {task}",
+                )
+            columns = {"result": message, "error": None} if report is Report.DONE else {"error": message}
+            self._change(before, "resolved", actor=Actor.USER, at=at, to=to, columns=columns)
+            return self.task(task)
+
+    def _link(self, task: int, parents: Collection[int]) -> None:
+        for parent in sorted(set(parents)):
+            if self._database.row("SELECT 1 FROM tasks WHERE id = ?", (parent,)) is None:
+                raise NoSuchTask(parent)
+            self._database.execute("INSERT INTO after (task, parent) VALUES (?, ?)", (task, parent))
+        self._database.execute(
+            """UPDATE tasks SET waits = (SELECT count(*) FROM after JOIN tasks AS parents ON parents.id = after.parent
+                                         WHERE after.task = tasks.id AND parents.status <> 'done') WHERE id = ?""",
+            (task,),
+        )
+
+    def _refuse_circle(self, task: int, parents: Collection[int]) -> None:
+        for parent in parents:
+            row = self._database.row(
+                """WITH RECURSIVE above (id) AS (
+                       SELECT ?1 UNION SELECT after.parent FROM after JOIN above ON after.task = above.id)
+                   SELECT 1 FROM above WHERE id = ?2""",
+                (parent, task),
+            )
+            if row:
+                raise Refused(
+                    f"task {task} cannot run after task {parent}: that one waits, itself or through others, for task {task}",
+                    f"dispatchctl show {parent}",
+                )

@@ -1,0 +1,218 @@
+"""The door to tmux: sessions, windows and panes of runs.
+
+A task's text never reaches tmux: window names are made of `[a-z0-9-]`, everything else is in the run's directory. A pane is
+made and tagged in one call, found by its tag, and addressed by its id; ids are those of one life of one server, so they
+are kept with the server's pid and start time. Every call names the socket and has a time limit. "No server" is an answer,
+`NoServer`; anything else that is not one raises `Unanswered`, which means unknown.
+
+libtmux is not used for these calls: it has no time limits, says `[]` for "cannot reach tmux", and lists all windows of the
+session for each new one (docs/decisions/0003).
+"""
+
+import os
+import re
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dispatchctl import processes
+from dispatchctl.errors import LaunchError, Unanswered, Unavailable
+from dispatchctl.store.protocol import Window
+from dispatchctl.task import Run
+
+NO_SERVER = re.compile(r"no server running on|error connecting to .*\((No such file or directory|Connection refused)\)")
+WINDOW_FORMAT = "#{session_name}|#{window_id}|#{pane_id}|#{pid}|#{start_time}"
+PANE_FORMAT = "#{@dispatchctl_token}|#{@dispatchctl_database}|#{pane_id}|#{pane_dead}|#{pid}|#{start_time}|#{pane_pid}"
+
+
+@dataclass(frozen=True)
+class Pane:
+    """A pane that carries a run's token."""
+
+    token: str
+    database: str
+    pane_id: str
+    dead: bool
+    server_pid: int
+    server_start: int
+    pid: int
+
+
+class NoServer(Unavailable):
+    """No tmux server listens on the socket."""
+
+
+class Windows:
+    """tmux on one socket. `environment` is what a server that has to be started gets."""
+
+    def __init__(
+        self, program: str, socket: str, environment: Mapping[str, str], *, timeout: float, private: bool = False
+    ) -> None:
+        self.program = program
+        self.socket = socket
+        self.timeout = timeout
+        self._configuration = ("-f", "/dev/null") if private else ()
+        hidden = ("GIT_", "DISPATCHCTL_", "CLAUDE", "VIRTUAL_ENV", "TMUX")
+        self.environment = {name: value for name, value in environment.items() if not name.startswith(hidden)}
+
+    def check(self) -> None:
+        """Raise `Unavailable` if the socket is somebody else's or cannot be one. No server is fine: one will be started."""
+        directory = os.path.dirname(self.socket)
+        if len(os.fsencode(self.socket)) > 107:
+            raise Unavailable(
+                f"the tmux socket path {self.socket} is longer than 107 bytes", "dispatchctl config tmux.socket"
+            )
+        for path in (self.socket, directory):
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise Unavailable(
+                    f"the tmux socket {self.socket} cannot be reached: {error}", f"ls -ld {directory}"
+                ) from error
+            if path == self.socket and found.st_uid != os.getuid():
+                raise Unavailable(
+                    f"the tmux socket {self.socket} belongs to user {found.st_uid}", "dispatchctl config tmux.socket"
+                )
+            if path == directory and not stat.S_ISDIR(found.st_mode):
+                raise Unavailable(f"{directory} is not a directory", "dispatchctl config tmux.socket")
+
+    def open(self, run: Run, name: str, database: str, command: Sequence[str]) -> Window:
+        """Start `command` (at least two words, run without a shell) in a new tagged window of the run's session.
+
+        One call makes the window, tags its pane and keeps it when its program ends. Raises `LaunchError` when the window was
+        gone before it could be tagged, as it is when the program does not exist.
+        """
+        self._make_directory()
+        birth_name = f"run-{run.token}"
+        pane = f"={run.session}:={birth_name}"
+        made = ("-d", "-P", "-F", WINDOW_FORMAT, "-n", birth_name)
+        tag: list[str] = []
+        for option, value in (
+            ("@dispatchctl_token", run.token),
+            ("@dispatchctl_database", database),
+            ("@dispatchctl_task", str(run.task)),
+            ("remain-on-exit", "on"),
+        ):
+            tag += [";", "set-option", "-p", "-t", pane, option, value]
+        tag += [";", "rename-window", "-t", pane, name]
+        program = [_escaped(word) for word in command]
+        window = ["new-window", *made, "-t", f"={run.session}:", "--", *program, *tag]
+        session = ["new-session", *made, "-s", run.session, "-x", "200", "-y", "50", "--", *program, *tag]
+        said = ""
+        for attempt in range(6):
+            finished = self._run(window if attempt % 2 == 0 else session)
+            said = finished.err.decode("utf-8", "replace")
+            if finished.code == 0:
+                return _window(finished.out.decode())
+            if "can't find window" in said or "no such window" in said or "can't find pane" in said:
+                raise LaunchError(
+                    f"task {run.task} was not started: its window closed at once", f"dispatchctl show {run.task}"
+                )
+            if not (NO_SERVER.search(said) or "can't find session" in said or "duplicate session" in said):
+                if "server exited" not in said:
+                    raise Unanswered(
+                        f"tmux on {self.socket} refused a window: {said.strip()}", f"tmux -S {self.socket} ls"
+                    )
+                time.sleep(0.05 * (attempt + 1))
+        raise Unanswered(f"tmux on {self.socket} could not be started: {said.strip()}", f"tmux -S {self.socket} ls")
+
+    def panes(self) -> list[Pane]:
+        """Every tagged pane of the server, once each. Raises `NoServer` or `Unanswered`."""
+        listing = self._ask("list-panes", "-a", "-F", PANE_FORMAT)
+        found: dict[str, Pane] = {}
+        for line in listing.splitlines():
+            token, database, pane_id, dead, pid, start, pane_pid = line.split("|")
+            if token:
+                found[pane_id] = Pane(token, database, pane_id, dead == "1", int(pid), int(start), int(pane_pid))
+        return list(found.values())
+
+    def pane_of(self, token: str) -> Pane | None:
+        """The pane that carries the token; None if the server says there is none, or if there is no server."""
+        try:
+            return next((pane for pane in self.panes() if pane.token == token), None)
+        except NoServer:
+            return None
+
+    def kill(self, token: str) -> None:
+        """Close the run's pane, whatever it was renamed or moved to; nothing happens if there is none.
+
+        The last look and the kill are one request to the server, so that no other pane can be hit.
+        """
+        pane = self.pane_of(token)
+        if pane is not None:
+            self._guarded(pane.pane_id, token, f"kill-pane -t {pane.pane_id}")
+
+    def paste(self, pane_id: str, token: str, text: str, *, enter: bool) -> bool:
+        """Put the text into the pane as one bracketed paste, then press Enter; False if the pane is not the run's any more."""
+        buffer = f"dispatchctl-{token}"
+        self._ask("load-buffer", "-b", buffer, "-", given=text.encode())
+        keys = f" ; send-keys -t {pane_id} Enter" if enter else ""
+        return self._guarded(pane_id, token, f"paste-buffer -d -p -r -b {buffer} -t {pane_id}{keys}")
+
+    def screen(self, pane_id: str) -> str:
+        """What the pane shows now."""
+        return self._ask("capture-pane", "-p", "-t", pane_id)
+
+    def attach_command(self, window: str, session: str, *, inside: bool) -> list[str]:
+        """The command that brings the user to the window, from inside this server or from outside."""
+        verb = ["switch-client", "-t", window] if inside else ["attach-session", "-t", f"={session}"]
+        return [self.program, "-S", self.socket, "select-window", "-t", window, ";", *verb]
+
+    def end_server(self) -> None:
+        """End the server and everything in it: only for a server that the caller started for itself."""
+        import libtmux  # 76 ms, and only the demo ends a server
+
+        libtmux.Server(socket_path=self.socket).kill()
+
+    def _guarded(self, pane_id: str, token: str, command: str) -> bool:
+        """Run the command if the pane still carries the token."""
+        test = f"#{{==:#{{@dispatchctl_token}},{token}}}"
+        try:
+            answer = self._ask(
+                "if-shell", "-F", "-t", pane_id, test, f"{command} ; display-message -p yes", "display-message -p no"
+            )
+        except NoServer:
+            return False
+        except Unanswered as error:
+            if "can't find" in error.message:
+                return False
+            raise
+        return answer.strip() != "no"
+
+    def _ask(self, *arguments: str, given: bytes | None = None) -> str:
+        finished = self._run(arguments, given)
+        if finished.code != 0:
+            said = finished.err.decode("utf-8", "replace").strip()
+            if NO_SERVER.search(said):
+                raise NoServer(f"no tmux server is running on {self.socket}", f"tmux -S {self.socket} ls")
+            raise Unanswered(f"tmux on {self.socket} failed: {said}", f"tmux -S {self.socket} ls")
+        return finished.out.decode("utf-8", "replace")
+
+    def _run(self, arguments: Sequence[str], given: bytes | None = None) -> processes.Finished:
+        argv = (self.program, "-u", *self._configuration, "-S", self.socket, *arguments)
+        try:
+            finished = processes.execute(argv, env=self.environment, timeout=self.timeout, given=given, cwd="/")
+        except (FileNotFoundError, PermissionError) as error:
+            raise Unavailable(f"tmux cannot be run: {error}", "dispatchctl config tools.tmux") from error
+        if finished.timed_out:
+            raise Unanswered(
+                f"tmux on {self.socket} did not answer within {self.timeout:g} s", f"tmux -S {self.socket} ls"
+            )
+        return finished
+
+    def _make_directory(self) -> None:
+        """The directory of a socket, private to the user, as tmux itself makes its own."""
+        os.makedirs(os.path.dirname(self.socket), mode=0o700, exist_ok=True)
+
+
+def _window(answer: str) -> Window:
+    session, window_id, pane_id, pid, start = answer.strip().split("|")
+    return Window(session, window_id, pane_id, int(pid), int(start))
+
+
+def _escaped(word: str) -> str:
+    """A word of a command for tmux: one that ends in `;` would end the command there."""
+    return word[:-1] + "\\;" if word.endswith(";") else word

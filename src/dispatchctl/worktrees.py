@@ -1,0 +1,324 @@
+"""The door to git: repositories, worktrees and branches of runs.
+
+Every call runs without the `GIT_*` variables it would inherit (an inherited GIT_DIR beats `git -C`), in a process group of
+its own, with a time limit. A base is resolved to a commit id before anything is made; names from tasks are made of
+`[a-z0-9-]` or checked, and never stand where git would take them for an option. Git that does not answer raises
+`Unanswered`: unknown, not absent.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dispatchctl import processes
+from dispatchctl.errors import Busy, DispatchctlError, LaunchError, Unanswered, Unavailable
+from dispatchctl.processes import Finished, Lock
+from dispatchctl.task import Run
+from dispatchctl.verdict import Changes
+
+NO_COMMIT = "0" * 40
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository by its main work tree (or its own directory, if bare) and its common git directory."""
+
+    root: str
+    common_dir: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a read or registration, and a checkout, may take."""
+
+    answer: float = 120.0
+    checkout: float = 1_800.0
+
+
+class NotARepository(LaunchError):
+    """There is no repository at the path."""
+
+
+class Worktrees:
+    """Git, with the environment and limits it is run with. `environment` holds no `GIT_*` variable but what is set here."""
+
+    def __init__(self, program: str, environment: Mapping[str, str], limits: Limits | None = None) -> None:
+        self.program = program
+        self.limits = limits or Limits()
+        kept = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+        self.environment = {**kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+    def for_run(self, token: str) -> "Worktrees":
+        """The same git, marked as one of the run's processes."""
+        marked = Worktrees(self.program, self.environment, self.limits)
+        marked.environment["DISPATCHCTL_TOKEN"] = token
+        return marked
+
+    # -- repositories ----------------------------------------------------------------------------------------------
+    def repository(self, path: str) -> Repository:
+        """The repository that `path` is in. Raises `NotARepository`, which trying again cannot cure."""
+        if not os.path.isdir(path):
+            raise NotARepository(f"there is no directory {path}", "dispatchctl add … --repo PATH", curable=False)
+        answer = self._git(
+            path, "rev-parse", "--path-format=absolute", "--git-common-dir", "--git-dir", "--is-bare-repository"
+        )
+        if answer.code != 0:
+            raise NotARepository(
+                f"{path} is not in a git repository ({answer.last_words})", f"git -C {path} init", curable=False
+            )
+        common, git_dir, bare = os.fsdecode(answer.out).splitlines()
+        if bare == "true" and common == git_dir:
+            return Repository(common, common)
+        if common == git_dir:
+            return Repository(self._line(path, "rev-parse", "--path-format=absolute", "--show-toplevel"), common)
+        first = os.fsdecode(self._answer(path, "worktree", "list", "--porcelain", "-z")).split("\0")[0]
+        return Repository(first.removeprefix("worktree "), common)
+
+    def current_base(self, repo: str) -> str:
+        """The branch that is checked out in the repository, or its commit id if none is."""
+        branch = self._git(repo, "symbolic-ref", "--quiet", "--short", "HEAD")
+        if branch.code == 0:
+            return os.fsdecode(branch.out).strip()
+        return self._line(repo, "rev-parse", "HEAD")
+
+    def commit(self, repo: str, base: str) -> str:
+        """The commit id that `base` names now. Raises an incurable `LaunchError` if it names none."""
+        if not base.startswith("-"):
+            answer = self._git(repo, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
+            if answer.code == 0:
+                return os.fsdecode(answer.out).strip()
+        if self._git(repo, "rev-parse", "--verify", "--quiet", "HEAD").code != 0:
+            raise LaunchError(
+                f"the repository {repo} has no commit yet, so there is nothing to start from",
+                f"git -C {repo} commit --allow-empty -m 'first commit'",
+                curable=False,
+            )
+        raise LaunchError(
+            f"there is no branch or commit {base!r} in {repo}", f"git -C {repo} branch --all", curable=False
+        )
+
+    def branch_tip(self, repo: str, branch: str) -> str | None:
+        """The commit that the branch points to, or None if there is no such branch."""
+        answer = self._git(repo, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+        return os.fsdecode(answer.out).strip() if answer.code == 0 else None
+
+    def is_merged(self, repo: str, branch: str, base: str) -> bool:
+        """Whether every commit of the branch is in the base; a branch that is gone counts as merged."""
+        tip = self.branch_tip(repo, branch)
+        return tip is None or self._git(repo, "merge-base", "--is-ancestor", tip, self.commit(repo, base)).code == 0
+
+    def checked_name(self, repo: str, branch: str) -> str:
+        """The branch's name, if git accepts it for a new branch. Raises an incurable `LaunchError`."""
+        if branch.startswith("-") or self._git(repo, "check-ref-format", "--branch", branch).code != 0:
+            raise LaunchError(
+                f"git does not accept the branch name {branch!r}", "dispatchctl config worktrees.branch", curable=False
+            )
+        return branch
+
+    # -- the worktree of a run -------------------------------------------------------------------------------------
+    def lock(self, repository: Repository) -> Lock:
+        """The lock that serialises registrations in one repository, whoever's database asks. Raises `Busy`."""
+        held = processes.lock(os.path.join(repository.common_dir, "dispatchctl.lock"), wait=self.limits.answer)
+        if held is None:
+            raise Busy(
+                f"another dispatcher has been registering a worktree in {repository.root} for {self.limits.answer:g} s",
+                "dispatchctl dispatch",
+            )
+        return held
+
+    def registered(self, repo: str) -> dict[str, str | None]:
+        """The paths of all worktrees of the repository, and the branch that each has checked out."""
+        found: dict[str, str | None] = {}
+        path = ""
+        for line in os.fsdecode(self._answer(repo, "worktree", "list", "--porcelain", "-z")).split("\0"):
+            if line.startswith("worktree "):
+                path = line.removeprefix("worktree ")
+                found[path] = None
+            elif line.startswith("branch refs/heads/"):
+                found[path] = line.removeprefix("branch refs/heads/")
+        return found
+
+    def is_free(self, run: Run) -> None:
+        """Raise an incurable `LaunchError` if the run's path or branch exists already."""
+        if os.path.lexists(run.worktree) or run.worktree in self.registered(run.repo):
+            raise LaunchError(
+                f"task {run.task} was not started: its worktree path {run.worktree} is taken",
+                f"ls -la {run.worktree}; then: dispatchctl retry {run.task}",
+                curable=False,
+            )
+        if self.branch_tip(run.repo, run.branch) is not None:
+            raise LaunchError(
+                f"task {run.task} was not started: the branch {run.branch} exists already",
+                f"git -C {run.repo} log {run.branch}; then: dispatchctl retry {run.task}",
+                curable=False,
+            )
+
+    def register(self, run: Run, reason: str, held: Lock) -> None:
+        """Make the run's branch and an empty, locked worktree for it; the caller holds the repository's lock."""
+        os.makedirs(os.path.dirname(run.worktree), mode=0o700, exist_ok=True)
+        target = ["-b", run.branch, "--", run.worktree, str(run.base_commit)]
+        if not run.owns_branch:
+            target = ["--", run.worktree, run.branch]
+        options = ["--lock", "--reason", reason, "--no-checkout", "--no-track"]
+        if not run.owns_branch:
+            options.remove("--no-track")
+        self._must(run, "git worktree add", run.repo, "worktree", "add", *options, *target, held=held)
+
+    def check_out(self, run: Run, held: Lock) -> bytes:
+        """Fill the run's worktree, and run the repository's post-checkout hook as `git worktree add` would; what that said."""
+        limit = self.limits.checkout
+        self._must(
+            run,
+            "git reset",
+            run.worktree,
+            "reset",
+            "--hard",
+            "--quiet",
+            "--no-recurse-submodules",
+            held=held,
+            limit=limit,
+        )
+        arguments = ("post-checkout", "--", NO_COMMIT, str(run.base_commit), "1")
+        hook = self._must(
+            run,
+            "the post-checkout hook",
+            run.worktree,
+            "hook",
+            "run",
+            "--ignore-missing",
+            *arguments,
+            held=held,
+            limit=limit,
+        )
+        return hook.out + hook.err
+
+    def copy_included(self, run: Run) -> None:
+        """Copy the ignored files that the repository's `.worktreeinclude` names into the run's new worktree.
+
+        The convention that Claude Code, Codex and others share: patterns as in .gitignore, and only files that git
+        ignores. Nothing is overwritten, and no symbolic link is followed.
+        """
+        patterns = os.path.join(run.repo, ".worktreeinclude")
+        if not os.path.isfile(patterns):
+            return
+        named = self._answer(run.repo, "ls-files", "-z", "--others", "--ignored", f"--exclude-from={patterns}")
+        if not named:
+            return
+        ignored = self._git(run.repo, "check-ignore", "-z", "--stdin", given=named)
+        for path in os.fsdecode(ignored.out).split("\0"):
+            source, target = os.path.join(run.repo, path), os.path.join(run.worktree, path)
+            if path and not os.path.lexists(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+
+    def git_dirs(self, worktree: str) -> tuple[str, str]:
+        """The worktree's own git directory, and the one that all worktrees share."""
+        answer = self._answer(worktree, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
+        own, common = os.fsdecode(answer).splitlines()
+        return own, common
+
+    def changes(self, worktree: str, base_commit: str) -> Changes | None:
+        """What the worktree holds beyond the commit; None when git does not say."""
+        try:
+            commits = self._line(worktree, "rev-list", "--count", f"{base_commit}..HEAD")
+            listing = self._answer(
+                worktree, "--no-optional-locks", "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"
+            )
+        except DispatchctlError:
+            return None
+        return Changes(int(commits), listing.count(b"\0"))
+
+    # -- undo ------------------------------------------------------------------------------------------------------
+    def discard_tree(self, run: Run) -> None:
+        """Remove the worktree that this run made and that was never started; nothing happens if it is gone.
+
+        It holds only what git, copies and hooks wrote, so it goes by the row and by force: a checkout that was killed looks
+        like thousands of deletions. Commits that a hook made are kept first by a rescue ref.
+        """
+        if not run.owns_tree:
+            return
+        if not os.path.isdir(run.repo):
+            raise Unanswered(
+                f"the repository {run.repo} is not there, so {run.worktree} was left", f"ls -ld {run.repo}"
+            )
+        self._rescue(run)
+        if run.worktree in self.registered(run.repo):
+            self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
+        if os.path.lexists(run.worktree):
+            shutil.rmtree(run.worktree)
+        _remove_if_empty(os.path.dirname(run.worktree))
+
+    def discard_branch(self, run: Run) -> None:
+        """Delete the branch that this run made, if it still points where the run left it."""
+        if not run.owns_branch:
+            return
+        tip = self.branch_tip(run.repo, run.branch)
+        if tip is None:
+            return
+        if tip != run.base_commit and self._line(run.repo, "rev-parse", "--verify", _rescue_ref(run)) != tip:
+            raise Unanswered(f"the branch {run.branch} moved while it was to be deleted", f"git log {run.branch}")
+        self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
+
+    def _rescue(self, run: Run) -> None:
+        tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None
+        if tip is not None and tip != run.base_commit:
+            self._must(run, "git update-ref", run.repo, "update-ref", _rescue_ref(run), tip)
+
+    # -- asking git ------------------------------------------------------------------------------------------------
+    def _git(
+        self,
+        directory: str,
+        *arguments: str,
+        held: Lock | None = None,
+        limit: float | None = None,
+        given: bytes | None = None,
+    ) -> Finished:
+        timeout = limit or self.limits.answer
+        command = (self.program, "-C", directory, *arguments)
+        try:
+            finished = processes.execute(command, env=self.environment, timeout=timeout, held=held, given=given)
+        except (FileNotFoundError, PermissionError) as error:
+            raise Unavailable(f"git cannot be run: {error}", "dispatchctl config tools.git") from error
+        if finished.timed_out:
+            raise Unanswered(f"git {arguments[0]} in {directory} did not end within {timeout:g} s", f"ls {directory}")
+        return finished
+
+    def _answer(self, directory: str, *arguments: str) -> bytes:
+        finished = self._git(directory, *arguments)
+        if finished.code != 0:
+            raise Unanswered(
+                f"git {arguments[0]} in {directory} failed: {finished.last_words}", f"git -C {directory} status"
+            )
+        return finished.out
+
+    def _line(self, directory: str, *arguments: str) -> str:
+        return os.fsdecode(self._answer(directory, *arguments)).rstrip("\n")
+
+    def _must(
+        self,
+        run: Run,
+        what: str,
+        directory: str,
+        *arguments: str,
+        held: Lock | None = None,
+        limit: float | None = None,
+    ) -> Finished:
+        finished = self._git(directory, *arguments, held=held, limit=limit)
+        if finished.code != 0:
+            raise LaunchError(
+                f"task {run.task}: {what} failed with {finished.code}: {finished.last_words}",
+                f"git -C {run.repo} worktree list",
+            )
+        return finished
+
+
+def _rescue_ref(run: Run) -> str:
+    return f"refs/dispatchctl/rescue/{run.task}/{run.token}"
+
+
+def _remove_if_empty(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass
