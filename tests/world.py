@@ -158,6 +158,7 @@ class World:
     def started(self, runtime: Runtime, task: int) -> Run:
         """Wait until the task's agent runs."""
         run = eventually(lambda: runtime.store.task(task).run, what=f"task {task} is claimed")
+        assert run is not None
         eventually(lambda: runtime.store.run(run.token).started_at, what=f"task {task} starts")
         return runtime.store.run(run.token)
 
