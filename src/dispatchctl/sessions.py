@@ -1,0 +1,147 @@
+"""What is said to a running agent, and what it says of itself: reports, questions, heartbeats, and asking it to end.
+
+A word is first written to the database, which fences it (a run that is no longer the task's is refused), and then told to
+the launcher through the run's control pipe. If nobody can be told, the row still says what was asked.
+"""
+
+import time
+
+from dispatchctl import rundir
+from dispatchctl.errors import Refused, TimedOut, UsageError
+from dispatchctl.runtime import Runtime, now
+from dispatchctl.task import Activity, Actor, Ask, Phase, Report, Run, Task
+
+MARGIN_S = 10.0
+"""What closing a run may take beyond the grace its processes have."""
+
+
+def mine(runtime: Runtime) -> Run:
+    """The run in whose session this command was called. Raises `UsageError` outside any, `Refused` for a run that is over."""
+    token = runtime.environment.token
+    if token is None:
+        raise UsageError("no task was named, and this is not a session of one", "dispatchctl list; then name its ID")
+    run = runtime.store.run(token)
+    if run.phase is not Phase.STARTED:
+        raise Refused(
+            f"run {token} is over: task {run.task} is no longer this session's", f"dispatchctl show {run.task}"
+        )
+    return run
+
+
+def speaker(runtime: Runtime, task: int | None) -> tuple[Run | None, int, Actor]:
+    """Who speaks of what: the session's own run, or a human of the named task and its open run."""
+    if task is None or (runtime.environment.token is not None and runtime.environment.task == task):
+        run = mine(runtime)
+        return run, run.task, Actor.AGENT
+    return open_run(runtime, task), task, Actor.USER
+
+
+def open_run(runtime: Runtime, task: int) -> Run | None:
+    """The task's run that is not closed. Raises `NoSuchTask`."""
+    run = runtime.store.task(task).run
+    return run if run is not None and run.phase is not Phase.CLOSED else None
+
+
+def report(runtime: Runtime, task: int | None, said: Report, message: str | None) -> Task:
+    """`done` or `fail`. The agent then has `report_grace` to end by itself; for a human the run is ended at once."""
+    run, number, actor = speaker(runtime, task)
+    if run is None:
+        return runtime.store.resolve(number, said, message, at=now())
+    _refuse_undoing(run)
+    run = runtime.store.report(run.token, said, message, actor=actor, at=now())
+    if actor is Actor.AGENT:
+        rundir.tell(run.run_dir, f"report {runtime.settings.dispatch.report_grace}")
+        return runtime.store.task(number)
+    rundir.tell(run.run_dir, "end report")
+    return await_end(runtime, run)
+
+
+def block(runtime: Runtime, task: int | None, message: str | None) -> Task:
+    """The agent asks for a human; its session goes on."""
+    run, number, actor = speaker(runtime, task)
+    if run is None:
+        raise Refused(f"task {number} has no open run that could be blocked", f"dispatchctl show {number}")
+    return runtime.store.block(run.token, message, actor=actor, at=now())
+
+
+def heartbeat(runtime: Runtime, task: int | None) -> None:
+    """The agent says that it is at work."""
+    run, number, _ = speaker(runtime, task)
+    if run is None:
+        raise Refused(f"task {number} has no open run", f"dispatchctl show {number}")
+    runtime.store.heartbeat(run.token, Activity.WORKING, at=now())
+
+
+def cancel(runtime: Runtime, task: int) -> Task:
+    """Cancel the task; an open run is asked to end, and the answer comes when every process of it is gone."""
+    run = open_run(runtime, task)
+    if run is None:
+        return runtime.store.cancel(task, at=now())
+    _refuse_undoing(run)
+    run = runtime.store.ask(run.token, Ask.CANCEL, actor=Actor.USER, at=now())
+    rundir.tell(run.run_dir, "end cancel")
+    return await_end(runtime, run)
+
+
+def _refuse_undoing(run: Run) -> None:
+    if run.phase is Phase.UNDOING:
+        raise Refused(
+            f"task {run.task} is failed and its undo is not finished: {run.error}", f"dispatchctl show {run.task}"
+        )
+
+
+def await_end(runtime: Runtime, run: Run) -> Task:
+    """Wait until the run is closed, as long as its processes may take to end. Raises `TimedOut` if it is not."""
+    deadline = time.monotonic() + runtime.settings.dispatch.kill_grace * 2 + MARGIN_S
+    while runtime.store.run(run.token).phase is not Phase.CLOSED:
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                f"run {run.token} of task {run.task} was asked to end and has not: nobody there answers",
+                f"dispatchctl show {run.task}",
+            )
+        time.sleep(0.02)
+    return runtime.store.task(run.task)
+
+
+def send(runtime: Runtime, task: int, text: str, *, enter: bool) -> None:
+    """Type the text into the agent's pane, as one paste. Raises `Refused` if no session of the task is there."""
+    run = _started(runtime, task)
+    assert run.pane_id is not None
+    if not runtime.windows(run.socket).paste(run.pane_id, run.token, text, enter=enter):
+        raise Refused(f"the window of task {task} is gone; nothing was sent", f"dispatchctl show {task}")
+
+
+def attach_command(runtime: Runtime, task: int) -> list[str]:
+    """The command that shows the task's window: of its open run, or of the last one while its pane is still there."""
+    run = runtime.store.task(task).run
+    if run is None:
+        raise Refused(f"task {task} has not run yet, so there is no window", f"dispatchctl dispatch {task}")
+    windows = runtime.windows(run.socket)
+    pane = windows.pane_of(run.token)
+    if pane is None:
+        raise Refused(f"the window of task {task} is gone", f"dispatchctl logs {task}")
+    inside = (runtime.environment.tmux or "").partition(",")[0] == run.socket
+    return windows.attach_command(pane.pane_id, inside=inside)
+
+
+def _started(runtime: Runtime, task: int) -> Run:
+    run = open_run(runtime, task)
+    if run is None or run.phase is not Phase.STARTED:
+        status = runtime.store.task(task).status
+        raise Refused(f"task {task} is {status} and has no session", f"dispatchctl show {task}")
+    return run
+
+
+def unblock(runtime: Runtime, task: int, message: str | None) -> Task:
+    """A human has answered: the session goes on, which gets the message, or the task is ready again."""
+    run = open_run(runtime, task)
+    after = runtime.store.unblock(task, note=message if run is None else None, at=now())
+    if run is not None and message is not None:
+        send(runtime, task, message, enter=True)
+    return after
+
+
+def retry(runtime: Runtime, task: int, *, message: str | None, fresh: bool) -> Task:
+    """→ ready; the next run goes on in the kept worktree unless it is to start afresh."""
+    recoveries = runtime.settings.task.recoveries
+    return runtime.store.retry(task, note=message, fresh=fresh, recoveries=recoveries, at=now())
