@@ -8,15 +8,20 @@ Imported by the launcher before the agent starts: `subprocess` is imported where
 
 import fcntl
 import os
+import select
 import signal
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from typing import IO
 
 Process = tuple[int, int]
 """A pid and the start time of the process that had it."""
+
+LARGEST_PIPE = 1 << 20
+"""Bytes that a pipe may hold: /proc/sys/fs/pipe-max-size unless root raised it."""
 
 
 def boot_id() -> str:
@@ -94,6 +99,20 @@ def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]"
         found |= children
         grown = bool(children)
     return {(pid, living[pid][1]) for pid in found - set(spare) - _own_line(living)}
+
+
+def working_in(directory: str) -> list[int]:
+    """Processes whose working directory is the directory or below it, as far as this user may see."""
+    inside = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                cwd = os.readlink(f"/proc/{entry}/cwd")
+            except OSError:
+                continue
+            if cwd == directory or cwd.startswith(directory + "/"):
+                inside.append(int(entry))
+    return inside
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -220,11 +239,14 @@ def execute(
     given: bytes | None = None,
     held: Lock | None = None,
     merged: bool = False,
+    kept: int = 0,
 ) -> Finished:
     """Run a program in a process group of its own and wait for it; `held` is a lock that it and its children inherit.
 
-    After `timeout` seconds, or when this process is interrupted, the whole group is ended: TERM first, so that git can
-    tidy up, then KILL. Raises `FileNotFoundError` or `PermissionError` if it cannot be started.
+    What it says is kept, or only the last `kept` bytes of it. The wait ends with the program, whatever it leaves behind:
+    a daemon that goes on writing to its output gets SIGPIPE. After `timeout` seconds, or when this process is
+    interrupted, the whole group is ended: TERM first, so that git can tidy up, then KILL. Raises `OSError` if the
+    program cannot be started.
     """
     import subprocess  # 11 ms, and the launcher's start does without
 
@@ -238,22 +260,85 @@ def execute(
         start_new_session=True,
         pass_fds=() if held is None else (held.descriptor,),
     )
+    said = _Conversation(process.stdin, (process.stdout, process.stderr), given or b"", kept)
+    timed_out = False
     try:
-        out, err = process.communicate(given, timeout)
-        return Finished(process.returncode, out, err or b"", False)
-    except subprocess.TimeoutExpired as expired:
-        _end_group(process.pid, process.poll)
-        return Finished(process.wait(), expired.output or b"", expired.stderr or b"", True)
+        deadline = time.monotonic() + timeout
+        while said.goes_on and process.poll() is None and time.monotonic() < deadline:
+            said.listen(min(0.05, max(0.0, deadline - time.monotonic())))
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            _end_group(process.pid, process.poll)
+        said.listen(0.0)
+        return Finished(process.wait(), said.of(0), said.of(1), timed_out)
     except BaseException:
         _end_group(process.pid, process.poll)
         raise
     finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None and not pipe.closed:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        said.close()
+
+
+class _Conversation:
+    """The pipes of a program: what it is given, and what it says until it has ended or closed them."""
+
+    def __init__(self, into: "IO[bytes] | None", outs: "Sequence[IO[bytes] | None]", given: bytes, kept: int) -> None:
+        self.given = given
+        self.kept = kept
+        self.into = into
+        self.outs = outs
+        self.said = [bytearray() for _ in outs]
+        self.open = {pipe.fileno(): place for place, pipe in enumerate(outs) if pipe is not None}
+        for descriptor in (*self.open, *([into.fileno()] if into else [])):
+            os.set_blocking(descriptor, False)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is anybody to listen to."""
+        return bool(self.open)
+
+    def of(self, place: int) -> bytes:
+        """What was said to one of the outputs."""
+        return bytes(self.said[place][-self.kept :])
+
+    def listen(self, wait: float) -> None:
+        """Pass on what can be passed now, waiting at most `wait` seconds for it."""
+        poll = select.poll()
+        for descriptor in self.open:
+            poll.register(descriptor, select.POLLIN)
+        if self.into is not None:
+            poll.register(self.into.fileno(), select.POLLOUT)
+        for descriptor, _ in poll.poll(wait * 1_000):
+            if descriptor in self.open:
+                self._hear(descriptor)
+            else:
+                self._tell()
+
+    def _hear(self, descriptor: int) -> None:
+        data = os.read(descriptor, LARGEST_PIPE)
+        said = self.said[self.open[descriptor]]
+        said += data
+        if self.kept and len(said) > 2 * self.kept:
+            del said[: -self.kept]
+        if not data:
+            del self.open[descriptor]
+
+    def _tell(self) -> None:
+        assert self.into is not None
+        try:
+            self.given = self.given[os.write(self.into.fileno(), self.given[:LARGEST_PIPE]) :]
+        except BrokenPipeError:
+            self.given = b""
+        if not self.given:
+            self.into.close()
+            self.into = None
+
+    def close(self) -> None:
+        """Close every pipe; whoever still writes to one gets SIGPIPE."""
+        for pipe in (self.into, *self.outs):
+            if pipe is not None:
+                pipe.close()
 
 
 def _end_group(group: int, reap: "Callable[[], int | None]", grace: float = 3.0) -> None:

@@ -78,7 +78,8 @@ class Runtime:
 
     def make_store(self) -> Store:
         """The database, made if there is none: for `init`, `add` and `demo` alone."""
-        self.store = open_store(str(self.database), create=True, busy_timeout=self.settings.store.busy_timeout)
+        if "store" not in self.__dict__:
+            self.store = open_store(str(self.database), create=True, busy_timeout=self.settings.store.busy_timeout)
         return self.store
 
     @cached_property

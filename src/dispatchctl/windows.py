@@ -72,6 +72,10 @@ class Windows:
                 raise Unavailable(
                     f"the tmux socket {self.socket} cannot be reached: {error}", f"ls -ld {directory}"
                 ) from error
+            if path == self.socket and not stat.S_ISSOCK(found.st_mode):
+                raise Unavailable(  # tmux would remove it and put its socket there
+                    f"{self.socket} is not a socket, so tmux cannot use it as one", "dispatchctl config tmux.socket"
+                )
             if path == self.socket and found.st_uid != os.getuid():
                 raise Unavailable(
                     f"the tmux socket {self.socket} belongs to user {found.st_uid}", "dispatchctl config tmux.socket"
@@ -156,10 +160,10 @@ class Windows:
         """What the pane shows now."""
         return self._ask("capture-pane", "-p", "-t", pane_id)
 
-    def attach_command(self, window: str, session: str, *, inside: bool) -> list[str]:
-        """The command that brings the user to the window, from inside this server or from outside."""
-        verb = ["switch-client", "-t", window] if inside else ["attach-session", "-t", f"={session}"]
-        return [self.program, "-S", self.socket, "select-window", "-t", window, ";", *verb]
+    def attach_command(self, pane_id: str, *, inside: bool) -> list[str]:
+        """The command that brings the user to the pane, from inside this server or from outside."""
+        verb = ["switch-client", "-t", pane_id] if inside else ["attach-session", "-t", pane_id]
+        return [self.program, "-S", self.socket, *verb]
 
     def end_server(self) -> None:
         """End the server and everything in it: only for a server that the caller started for itself."""

@@ -18,6 +18,7 @@ from dispatchctl.task import Run
 from dispatchctl.verdict import Changes
 
 NO_COMMIT = "0" * 40
+NUL = b"\0"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Worktrees:
         self.program = program
         self.limits = limits or Limits()
         kept = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
-        self.environment = {**kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        self.environment = {**kept, "GIT_TERMINAL_PROMPT": "0"}
 
     def for_run(self, token: str) -> "Worktrees":
         """The same git, marked as one of the run's processes."""
@@ -60,15 +61,13 @@ class Worktrees:
         """The repository that `path` is in. Raises `NotARepository`, which trying again cannot cure."""
         if not os.path.isdir(path):
             raise NotARepository(f"there is no directory {path}", "dispatchctl add … --repo PATH", curable=False)
-        answer = self._git(
-            path, "rev-parse", "--path-format=absolute", "--git-common-dir", "--git-dir", "--is-bare-repository"
-        )
+        answer = self._git(path, "rev-parse", "--is-bare-repository")
         if answer.code != 0:
             raise NotARepository(
                 f"{path} is not in a git repository ({answer.last_words})", f"git -C {path} init", curable=False
             )
-        common, git_dir, bare = os.fsdecode(answer.out).splitlines()
-        if bare == "true" and common == git_dir:
+        git_dir, common = self.git_dirs(path)
+        if answer.out == b"true\n" and common == git_dir:
             return Repository(common, common)
         if common == git_dir:
             return Repository(self._line(path, "rev-parse", "--path-format=absolute", "--show-toplevel"), common)
@@ -214,9 +213,13 @@ class Worktrees:
 
     def git_dirs(self, worktree: str) -> tuple[str, str]:
         """The worktree's own git directory, and the one that all worktrees share."""
-        answer = self._answer(worktree, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
-        own, common = os.fsdecode(answer).splitlines()
-        return own, common
+        asked = ("--git-dir", "--git-common-dir")
+        answer = os.fsdecode(self._answer(worktree, "rev-parse", "--path-format=absolute", *asked))
+        if answer.count("\n") == len(asked):
+            own, common, _ = answer.split("\n")
+            return own, common
+        own, common = (self._line(worktree, "rev-parse", "--path-format=absolute", each) for each in asked)
+        return own, common  # with a newline in one of them
 
     def changes(self, worktree: str, base_commit: str) -> Changes | None:
         """What the worktree holds beyond the commit; None when git does not say."""
@@ -228,6 +231,104 @@ class Worktrees:
         except DispatchctlError:
             return None
         return Changes(int(commits), listing.count(b"\0"))
+
+    # -- the end of a finished run's worktree ----------------------------------------------------------------------
+    def losses(self, run: Run) -> list[str]:
+        """What would be lost if the worktree and the branch of a closed run went; empty if nothing."""
+        found = []
+        registered = self.registered(run.repo)
+        if run.worktree in registered and os.path.isdir(run.worktree):
+            dirty = self._answer(run.worktree, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+            if dirty:
+                found.append(f"{dirty.count(NUL)} uncommitted files")
+            own, _ = self.git_dirs(run.worktree)
+            if any(os.path.exists(os.path.join(own, name)) for name in ("rebase-merge", "rebase-apply", "MERGE_HEAD")):
+                found.append("a rebase or merge that is not finished")
+        commits = self._unreachable(run, registered)
+        if commits:
+            found.append(f"{commits} commits that are on no other branch")
+        if any(branch == run.branch and path != run.worktree for path, branch in registered.items()):
+            found.append(f"the branch {run.branch}, which is checked out elsewhere")
+        return found
+
+    def _unreachable(self, run: Run, registered: Mapping[str, str | None]) -> int:
+        """How many commits of the run's branch, or of its worktree's HEAD, no other branch, remote or tag has."""
+        tips = [] if self.branch_tip(run.repo, run.branch) is None else [f"refs/heads/{run.branch}"]
+        if run.worktree in registered and os.path.isdir(run.worktree):
+            tips.append(self._line(run.worktree, "rev-parse", "HEAD"))
+        if not tips:
+            return 0
+        others = ("--not", f"--exclude={run.branch}", "--branches", "--remotes", "--tags")
+        return int(self._line(run.repo, "rev-list", "--count", *tips, *others))
+
+    def rescue(self, run: Run) -> str:
+        """Keep the worktree's commits and a commit of its uncommitted files under a ref; how to get them back."""
+        ref = _rescue_ref(run)
+        tip = self.branch_tip(run.repo, run.branch)
+        if os.path.isdir(run.worktree):
+            tip = self._commit_of_everything(run)
+        if tip is not None:
+            self._must(run, "git update-ref", run.repo, "update-ref", ref, tip)
+        return f"task {run.task}: its work is kept; to get it back: git -C {run.repo} branch rescued-{run.task} {ref}"
+
+    def _commit_of_everything(self, run: Run) -> str:
+        """A commit on top of the worktree's HEAD of all that is not ignored, made without touching its index."""
+        head = self._line(run.worktree, "rev-parse", "HEAD")
+        own, _ = self.git_dirs(run.worktree)
+        index = os.path.join(own, f"rescue-{run.token}")
+        name, mail = "dispatchctl", "dispatchctl@localhost"
+        apart = Worktrees(self.program, self.environment, self.limits)
+        apart.environment |= {"GIT_INDEX_FILE": index, "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail}
+        apart.environment |= {"GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail}
+        try:
+            apart._must(run, "git read-tree", run.worktree, "read-tree", head)
+            apart._must(run, "git add", run.worktree, "add", "--all")
+            tree = apart._line(run.worktree, "write-tree")
+            if tree == self._line(run.worktree, "rev-parse", f"{head}^{{tree}}"):
+                return head
+            said = f"rescued from task {run.task}, run {run.token}"
+            return apart._line(run.worktree, "commit-tree", "-p", head, "-m", said, tree)
+        finally:
+            if os.path.exists(index):
+                os.unlink(index)
+
+    def remove_place(self, run: Run) -> None:
+        """Remove the worktree and the branch of a closed run; the caller has made sure that nothing is lost."""
+        if run.worktree in self.registered(run.repo):
+            self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
+        _remove_if_empty(os.path.dirname(run.worktree))
+        tip = self.branch_tip(run.repo, run.branch)
+        if tip is not None and run.branch not in self.registered(run.repo).values():
+            self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
+
+    # -- through GitPython, where its 74 ms of import do not matter ------------------------------------------------
+    def make_repository(self, path: str, files: Mapping[str, str]) -> None:
+        """A new repository with one commit that holds the files."""
+        import git
+
+        repo = git.Repo.init(path, initial_branch="main")
+        try:
+            author = git.Actor("Demo", "demo@example.invalid")
+            with repo.config_writer() as config:
+                config.set_value("user", "name", author.name or "").set_value("user", "email", author.email or "")
+            for name, text in files.items():
+                with open(os.path.join(path, name), "w", encoding="utf-8") as file:
+                    file.write(text)
+            repo.index.add(list(files))
+            repo.index.commit("Begin", author=author, committer=author)
+        finally:
+            repo.close()
+
+    def commits(self, repo: str, base: str, branch: str) -> list[tuple[str, str]]:
+        """The commits of the branch that the base has not, newest first: id and subject."""
+        import git
+
+        opened = git.Repo(repo)
+        try:
+            found = opened.iter_commits(f"{base}..{branch}")
+            return [(commit.hexsha, str(commit.summary)) for commit in found]
+        finally:
+            opened.close()
 
     # -- undo ------------------------------------------------------------------------------------------------------
     def discard_tree(self, run: Run) -> None:
@@ -293,7 +394,7 @@ class Worktrees:
         return finished.out
 
     def _line(self, directory: str, *arguments: str) -> str:
-        return os.fsdecode(self._answer(directory, *arguments)).rstrip("\n")
+        return os.fsdecode(self._answer(directory, *arguments)).removesuffix("\n")
 
     def _must(
         self,

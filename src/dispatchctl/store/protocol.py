@@ -98,6 +98,9 @@ class Store(Protocol):
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
         """The unfinished parents of each of the tasks; those without any are left out."""
 
+    def children(self, task: int) -> list[int]:
+        """The tasks that are to run after this one."""
+
     def count(self) -> dict[Status, int]:
         """How many tasks have each status."""
 

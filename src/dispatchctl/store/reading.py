@@ -75,6 +75,10 @@ class Reading(Ledger):
                 found[task] = [to_task(row) for row in rows]
         return found
 
+    def children(self, task: int) -> list[int]:
+        """The tasks that are to run after this one."""
+        return [row[0] for row in self._database.rows("SELECT task FROM after WHERE parent = ? ORDER BY task", (task,))]
+
     def count(self) -> dict[Status, int]:
         """How many tasks have each status; statuses without any are left out."""
         return {

@@ -1,0 +1,108 @@
+"""What every command gets: the runtime and the output, from options that may stand before or after the command."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import typer
+
+from dispatchctl.config import Environment
+from dispatchctl.render.output import Output
+from dispatchctl.runtime import Runtime, now
+from dispatchctl.task import Task
+
+Database = Annotated[str | None, typer.Option("--db", metavar="PATH", help="The database.", rich_help_panel="Global")]
+Config = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="Your settings.", rich_help_panel="Global")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No story on stderr.", rich_help_panel="Global")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More story.", rich_help_panel="Global")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.", rich_help_panel="Global")]
+
+
+@dataclass
+class Globals:
+    """The global options as they stand so far."""
+
+    db: str | None = None
+    config: str | None = None
+    quiet: bool = False
+    verbose: bool = False
+
+
+@dataclass
+class Cli:
+    """What a command works with."""
+
+    given: Globals
+    as_json: bool = False
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The environment of this process."""
+        return Environment.read()
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The parts, put together."""
+        return Runtime(self.environment, self.given.db, self.given.config)
+
+    @cached_property
+    def output(self) -> Output:
+        """Where the answer and the story go."""
+        return Output(self.as_json, self.given.quiet, self.given.verbose, self.environment.no_color)
+
+    def show_task(self, task: Task, line: str) -> None:
+        """The answer of a command that changed one task."""
+        self.output.answer("task", self.shape(task), [line])
+
+    def shape(self, task: Task) -> dict[str, Any]:
+        """The JSON of a task, with why it is held."""
+        from dispatchctl import lookout
+        from dispatchctl.render import shapes
+
+        return shapes.task(task, lookout.held(self.runtime, [task]).get(task.id))
+
+    def list_tasks(self, tasks: list[Task]) -> None:
+        """The answer of a command that lists tasks."""
+        from dispatchctl import lookout
+        from dispatchctl.render import shapes, views
+
+        held = lookout.held(self.runtime, tasks)
+        if self.as_json:
+            self.output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in tasks]})
+        else:
+            at = now()
+            self.output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), at) for task in tasks))
+
+
+def with_globals(function: Callable[..., int | None], *, json: bool = True) -> Callable[..., int | None]:
+    """The command with the global options added, which are taken from before or after its name."""
+
+    def command(
+        ctx: typer.Context,
+        db: str | None = None,
+        config: str | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+        as_json: bool = False,
+        **arguments: Any,
+    ) -> int | None:
+        before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+        given = Globals(db or before.db, config or before.config, quiet or before.quiet, verbose or before.verbose)
+        return function(Cli(given, as_json), **arguments)
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    added = [("db", Database, None), ("config", Config, None), ("quiet", Quiet, False), ("verbose", Verbose, False)]
+    if json:
+        added.append(("as_json", Json, False))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
+    parameters += [each.replace(kind=keyword) for each in own]
+    parameters += [inspect.Parameter(name, keyword, default=default, annotation=kind) for name, kind, default in added]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__doc__ = function.__doc__
+    return command

@@ -1,0 +1,220 @@
+"""list, show, history, runs, ready, logs, wait: what is there, and why."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dispatchctl.cli.context import Cli
+from dispatchctl.cli.values import Id, Ids, OptionalId, moment, seconds, split
+from dispatchctl.errors import ExitCode, UsageError
+from dispatchctl.runtime import now
+from dispatchctl.task import Status
+
+OK_STATUSES = frozenset({Status.DONE, Status.IN_REVIEW})
+Limit = Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 is all.")]
+
+
+def _statuses(words: list[str] | None) -> list[Status]:
+    found = []
+    for word in split(words):
+        if word not in list(Status):
+            raise UsageError(f"there is no status {word!r}", f"--status {'|'.join(Status)}")
+        found.append(Status(word))
+    return found
+
+
+def list_tasks(
+    cli: Cli,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="NAME", help="Repeat it, or use commas.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="NAME", help="With all of these.")] = None,
+    repo: Annotated[str | None, typer.Option("--repo", metavar="PATH", help="Of this repository.")] = None,
+    limit: Limit = 100,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again whenever something changes.")] = False,
+) -> None:
+    """List tasks: what needs you first, then what runs, what waits, and what is finished, newest first.
+
+    dispatchctl list --status failed,blocked --json | jq '.tasks[].id'
+    """
+    statuses, labels = _statuses(status), split(label)
+    if repo is not None:
+        from dispatchctl import intake
+
+        repo = intake.repository(cli.runtime, repo)
+    if watch:
+        _keep_drawing(cli, statuses, labels, repo, limit)
+        return
+    tasks = cli.runtime.store.tasks(status=statuses, labels=labels, repo=repo, limit=limit)
+    cli.list_tasks(tasks)
+    if limit and len(tasks) == limit:
+        total = sum(cli.runtime.store.count().values())
+        if total > limit and sys.stdout.isatty():
+            cli.output.story(f"{limit} of {total} tasks; all of them: dispatchctl list --limit 0")
+
+
+def _keep_drawing(cli: Cli, statuses: list[Status], labels: list[str], repo: str | None, limit: int) -> None:
+    import time
+
+    store = cli.runtime.store
+    seen = None
+    drawn_at = 0.0
+    while True:
+        version = store.version()
+        if version != seen or time.monotonic() - drawn_at > 5.0:
+            seen, drawn_at = version, time.monotonic()
+            if sys.stdout.isatty():
+                sys.stdout.write("\x1b[H\x1b[2J")
+            cli.list_tasks(store.tasks(status=statuses, labels=labels, repo=repo, limit=limit))
+            sys.stdout.flush()
+        time.sleep(0.2)
+
+
+def show(cli: Cli, id: Id) -> None:
+    """Show a task, looking whether its agent lives."""
+    from dispatchctl import lookout
+    from dispatchctl.render import views
+
+    store = cli.runtime.store
+    task = lookout.look(cli.runtime, store.task(id))
+    if cli.as_json:
+        cli.output.json({"task": cli.shape(task)})
+        return
+    held = lookout.held(cli.runtime, [task]).get(id)
+    for line in views.task_page(task, store.runs(id), held, now()):
+        cli.output.line(line)
+
+
+def history(
+    cli: Cli,
+    id: OptionalId = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Not older: 2h, 2026-12-24.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")] = False,
+    limit: Limit = 200,
+) -> None:
+    """What happened, to one task or to all: when, by whom, from which status to which, and why."""
+    from dispatchctl.render import shapes, views
+
+    store = cli.runtime.store
+    if id is not None and not store.events(task=id, limit=1):
+        store.task(id)
+    events = store.events(task=id, since=_since(since), limit=limit)
+    if cli.as_json and not follow:
+        cli.output.json({"events": [shapes.event(event) for event in events]})
+        return
+    if not follow:
+        cli.output.table(views.EVENT_HEADS, (views.event_row(event) for event in events))
+        return
+    last = 0
+    while True:
+        for event in events:
+            last = event.id
+            if cli.as_json:
+                cli.output.json({"events": [shapes.event(event)]})
+            else:
+                cli.output.line("  ".join(cell.text for cell in views.event_row(event)))
+        events = _next_events(cli, id, last)
+
+
+def _since(text: str | None) -> int:
+    """A time, or how long ago."""
+    if text is None:
+        return 0
+    try:
+        return now() - 1000 * (seconds(text) or 0)
+    except UsageError:
+        return moment(text) or 0
+
+
+def _next_events(cli: Cli, id: int | None, last: int):  # type: ignore[no-untyped-def]
+    import time
+
+    store = cli.runtime.store
+    seen = store.version()
+    while True:
+        events = store.events(task=id, after=last)
+        if events:
+            return events
+        while store.version() == seen:
+            time.sleep(0.05)
+        seen = store.version()
+
+
+def runs(cli: Cli, id: Id) -> None:
+    """Every run of a task: how it ended and where its work is."""
+    from dispatchctl.render import shapes, views
+
+    found = cli.runtime.store.runs(id)
+    if cli.as_json:
+        cli.output.json({"runs": [shapes.run(run) for run in found]})
+        return
+    cli.output.table(views.RUN_HEADS, (views.run_row(run, now()) for run in found))
+
+
+def ready(
+    cli: Cli,
+    id: OptionalId = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Why every other task does not run.")] = False,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="NAME", help="With all of these.")] = None,
+    limit: Limit = 100,
+) -> None:
+    """What would be claimed next, in that order; with --explain, why the rest waits."""
+    from dispatchctl import lookout
+    from dispatchctl.render.text import Cell
+
+    store = cli.runtime.store
+    if id is None and not explain:
+        cli.list_tasks(store.claimable(at=now(), limit=limit, labels=split(label)))
+        return
+    waiting = [Status.READY, Status.BACKLOG, Status.BLOCKED, Status.IN_REVIEW, Status.FAILED]
+    tasks = [store.task(id)] if id is not None else store.tasks(status=waiting, labels=split(label), limit=limit)
+    why = [lookout.explain(cli.runtime, task) for task in tasks]
+    if cli.as_json:
+        cli.output.json({"tasks": [{**cli.shape(task), "why": each} for task, each in zip(tasks, why, strict=True)]})
+        return
+    rows = ((Cell(str(task.id)), Cell(task.title), Cell(each)) for task, each in zip(tasks, why, strict=True))
+    cli.output.table(("ID", "TITLE", "WHY"), rows)
+
+
+def logs(
+    cli: Cli,
+    id: Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="As the agent wrote it, with escape sequences.")] = False,
+) -> None:
+    """What the agent of the task's newest run wrote."""
+    from dispatchctl import lookout
+
+    for piece in lookout.output(cli.runtime, id, follow=follow):
+        if raw:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(lookout.plain(piece))
+            sys.stdout.flush()
+
+
+def wait(
+    cli: Cli,
+    ids: Ids,
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="At most so long: 90, 20m.")] = None,
+    through_blocked: Annotated[bool, typer.Option("--through-blocked", help="Go on while a task is blocked.")] = False,
+) -> int:
+    """Wait until every task has ended.
+
+    Exit code 0 when all ended done or in review, 1 when one did not or is blocked or held, 124 when time ran out.
+    """
+    from dispatchctl import lookout
+    from dispatchctl.render import shapes
+
+    for id in ids:
+        cli.runtime.store.task(id)
+    ended = []
+    for task in lookout.wait(cli.runtime, ids, timeout=seconds(timeout), through_blocked=through_blocked):
+        ended.append(task)
+        cli.output.story(f"task {task.id} is {task.status}{f': {task.error}' if task.error else ''}")
+    held = lookout.held(cli.runtime, ended)
+    if cli.as_json:
+        cli.output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in ended]})
+    return ExitCode.OK if all(task.status in OK_STATUSES for task in ended) else ExitCode.FAILED
