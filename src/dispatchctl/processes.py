@@ -62,14 +62,14 @@ def _first_line(path: str) -> str:
         return ""
 
 
-def _stat(pid: int) -> tuple[str, int, int] | None:
-    """State, parent and start time of a process; the fields after its name, which may hold anything."""
+def _stat(pid: int) -> tuple[str, int, int, int] | None:
+    """State, parent, start time and group of a process; the fields after its name, which may hold anything."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return fields[0].decode(), int(fields[1]), int(fields[19])
+    return fields[0].decode(), int(fields[1]), int(fields[19]), int(fields[2])
 
 
 def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]" = ()) -> "set[Process]":
@@ -87,7 +87,7 @@ def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]"
         stat = _stat(pid)
         if stat is None or stat[0] in "ZX":
             continue
-        living[pid] = stat[1:]
+        living[pid] = stat[1:3]
         if mark in _environment(pid):
             found.add(pid)
     found |= {pid for pid, started in roots if pid in living and living[pid][1] == started}
@@ -347,9 +347,20 @@ def _end_group(group: int, reap: "Callable[[], int | None]", grace: float = 3.0)
         deadline = time.monotonic() + grace
         try:
             os.killpg(group, number)
-            while time.monotonic() < deadline:
-                reap()
-                os.killpg(group, 0)
-                time.sleep(0.01)
         except ProcessLookupError:
             return
+        while time.monotonic() < deadline:
+            reap()
+            if not _group_lives(group):
+                return
+            time.sleep(0.01)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether the process group has a member that is more than a zombie, which an idle pid 1 may leave for long."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    stats = [_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()] if os.path.isdir("/proc") else []
+    return not stats or any(stat is not None and stat[3] == group and stat[0] not in "ZX" for stat in stats)
