@@ -9,6 +9,7 @@ The same undo serves whoever finds the run after a crash.
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from dispatchctl.saga import Step, UndoFailed, perform, unwind
 from dispatchctl.store.protocol import Claimant, Names
 from dispatchctl.task import Actor, Phase, Run, Status, Task
 from dispatchctl.verdict import Policy
-from dispatchctl.worktrees import Worktrees
+from dispatchctl.worktrees import HOOK_OUTPUT, Worktrees
 
 LAUNCH = "import sys; sys.path.append(sys.argv[1]); from dispatchctl import launcher; launcher.main(sys.argv[2])"
 PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -56,6 +57,15 @@ class Dispatched:
     full: Busy | None = None
 
 
+@dataclass(frozen=True)
+class Start:
+    """The commit from which a run starts, and what it is to make."""
+
+    commit: str
+    makes_tree: bool
+    makes_branch: bool
+
+
 @dataclass
 class Launch:
     """A run on its way: what the steps share. An undo uses the run's row and nothing that only this process knows."""
@@ -63,7 +73,7 @@ class Launch:
     runtime: Runtime
     task: Task
     run: Run
-    step_lock: Lock | None = None
+    start: "Start | None" = None
     setup_log: bytes = b""
 
     @property
@@ -94,34 +104,40 @@ class Launch:
 
 
 def prepare(launch: Launch) -> None:
-    """Resolve the base to a commit and store it with what the run will make, once path and branch are known to be free."""
+    """Resolve what the run starts from and decide what it is to make. A resumed run goes on in its worktree, or has it
+    made again from its branch."""
     run, git = launch.run, launch.git
-    launch.runtime.profile(run.agent)
-    _ = launch.settings
-    repository = git.repository(run.repo)
+    _check_settings(launch)
+    git.repository(run.repo)
     tip = git.branch_tip(run.repo, run.branch) if run.resumed else None
-    if run.resumed and tip is not None:
-        registered = run.worktree in git.registered(run.repo) and os.path.isdir(run.worktree)
-        owns_tree, owns_branch = not registered, False
-        commit = _start_of(launch, tip)
+    if run.resumed and git.is_there(run):
+        commit = _start_of(launch) or git.commit(run.worktree, "HEAD")
+        launch.start = Start(commit, makes_tree=False, makes_branch=False)
+    elif tip is not None:
+        launch.start = Start(_start_of(launch) or tip, makes_tree=True, makes_branch=False)
     else:
-        owns_tree = owns_branch = True
         commit = git.commit(run.repo, start_point(launch.runtime, launch.task))
         git.checked_name(run.repo, run.branch)
-        lock = git.lock(repository)
-        try:
-            git.is_free(run)
-        finally:
-            lock.release()
-    launch.run = launch.runtime.store.note_base(
-        run.token, base_commit=commit, owns_tree=owns_tree, owns_branch=owns_branch, at=now()
-    )
+        launch.start = Start(commit, makes_tree=True, makes_branch=True)
 
 
-def _start_of(launch: Launch, tip: str) -> str:
+def _check_settings(launch: Launch) -> None:
+    try:
+        launch.runtime.profile(launch.run.agent)
+        _ = launch.settings
+    except UsageError as error:
+        raise LaunchError(
+            f"task {launch.run.task} was not started: {error.message}",
+            error.hint,
+            curable=False,
+            exit_code=error.exit_code,
+        ) from error
+
+
+def _start_of(launch: Launch) -> str | None:
     """The commit from which the resumed work began, so that earlier commits of the task count as its work."""
     earlier = [run for run in launch.runtime.store.runs(launch.task.id) if run.branch == launch.run.branch]
-    return next((run.base_commit for run in earlier if run.base_commit), tip)
+    return next((run.base_commit for run in earlier if run.base_commit), None)
 
 
 def start_point(runtime: Runtime, task: Task) -> str:
@@ -144,27 +160,54 @@ def start_point(runtime: Runtime, task: Task) -> str:
 
 
 def make_tree(launch: Launch) -> None:
-    """Register branch and worktree under the repository's lock, then check out, which may overlap others."""
-    run, git = launch.run, launch.git
-    if not run.owns_tree:
+    """Store what the run will make, register it under the repository's lock, then check out, which may overlap others.
+
+    Path and branch are looked at, claimed on the row and registered under one lock, so that an undo never takes what
+    another dispatcher made.
+    """
+    run, git, start = launch.run, launch.git, launch.start
+    assert start is not None, "prepare comes first"
+    if not start.makes_tree:
+        _note_start(launch, start)
         return
-    reason = f"dispatchctl {launch.runtime.database} {run.task}"
     with launch.held() as held:
         lock = git.lock(git.repository(run.repo))
         try:
-            if run.owns_branch:
-                git.is_free(run)
-            git.register(run, reason, held)
+            git.is_free(run, owns_branch=start.makes_branch)
+            _note_start(launch, start)
+            git.register(launch.run, lock_reason(launch), held)
         finally:
             lock.release()
-        launch.setup_log += git.check_out(run, held)
+        launch.setup_log += git.check_out(launch.run, held)
+
+
+def _note_start(launch: Launch, start: Start) -> None:
+    launch.run = launch.runtime.store.note_base(
+        launch.run.token,
+        base_commit=start.commit,
+        owns_tree=start.makes_tree,
+        owns_branch=start.makes_branch,
+        at=now(),
+    )
+
+
+def lock_reason(launch: Launch) -> str:
+    """Why the run's worktree is locked against `git worktree prune` and `remove`; it says whose it is."""
+    return f"dispatchctl {launch.runtime.database} {launch.run.task}"
 
 
 def set_up(launch: Launch) -> None:
     """Copy what `.worktreeinclude` names and run the user's `post_create` commands, in a tree that this run made."""
     run, settings = launch.run, launch.settings
-    os.makedirs(os.path.join(run.worktree, ".dispatchctl"), exist_ok=True)
-    _ignore_itself(os.path.join(run.worktree, ".dispatchctl", ".gitignore"))
+    directory = os.path.join(run.worktree, ".dispatchctl")
+    if os.path.islink(directory):
+        raise LaunchError(
+            f"task {run.task} was not started: {directory} is a symbolic link, through which nothing is written",
+            f"git -C {run.repo} rm .dispatchctl",
+            curable=False,
+        )
+    os.makedirs(directory, exist_ok=True)
+    _ignore_itself(os.path.join(directory, ".gitignore"))
     _forget_result(result_file(run))
     if not run.owns_tree:
         return
@@ -195,7 +238,13 @@ def _run_hook(launch: Launch, command: Sequence[str], timeout: float, held: Lock
     shown = " ".join(command)
     try:
         finished = processes.execute(
-            command, env=environment(launch), timeout=timeout, cwd=launch.run.worktree, held=held, merged=True
+            command,
+            env=environment(launch),
+            timeout=timeout,
+            cwd=launch.run.worktree,
+            held=held,
+            merged=True,
+            kept=HOOK_OUTPUT,
         )
     except OSError as error:
         raise LaunchError(
@@ -306,9 +355,13 @@ def open_window(launch: Launch) -> None:
 
 
 def close_window(launch: Launch) -> None:
-    """Close the pane if it still carries the token, and end every process of the run."""
+    """Close the pane if it still carries the token, and end every process of the run.
+
+    The run directory is made before the pane and removed after it: without one there is no pane, and tmux is not asked.
+    """
     run = launch.run
-    launch.runtime.windows(run.socket).kill(run.token)
+    if os.path.lexists(run.run_dir):
+        launch.runtime.windows(run.socket).kill(run.token)
     roots = [(pid, start) for pid, start in ((run.launcher_pid, run.launcher_start),) if pid and start]
     left = processes.sweep(
         lambda: processes.of_run(run.token, roots), grace=launch.runtime.settings.dispatch.kill_grace
@@ -360,7 +413,7 @@ def nothing(launch: Launch) -> None:
 
 STEPS: tuple[Step[Launch], ...] = (
     Step("branch", prepare, lambda launch: launch.git.discard_branch(launch.run)),
-    Step("worktree", make_tree, lambda launch: launch.git.discard_tree(launch.run)),
+    Step("worktree", make_tree, lambda launch: launch.git.discard_tree(launch.run, lock_reason(launch))),
     Step("setup", set_up, nothing),
     Step("run directory", write_run_directory, lambda launch: rundir.remove(launch.run.run_dir)),
     Step("window", open_window, close_window),
@@ -428,21 +481,45 @@ def claim(
 ) -> "Held | None":
     """Claim a task with its owner lock taken before the commit; None if there is none to claim."""
     token = new_token()
-    owner = processes.lock(_lock_path(runtime, token, "owner"))
-    assert owner is not None, "nobody else can know a new token"
-    step = processes.lock(_lock_path(runtime, token, "step"))
-    if step is not None:
-        step.release()
-    run = None
+    owner = _make_locks(runtime, token)
     try:
         claimant = Claimant(token, runtime.host, runtime.boot_id, lambda *named: name_run(runtime, token, *named))
         run = runtime.store.claim(claimant, task=task, labels=labels, max_running=max_running, actor=actor, at=now())
-        if run is None:
-            return None
-        return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
-    finally:
-        if run is None:
-            _drop_locks(owner, _lock_path(runtime, token, "step"))
+        if run is not None:
+            return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
+    except BaseException:
+        if _is_known(runtime, token):
+            owner.release()  # claimed, but nobody will start it: reconcile finds the lock free
+        else:
+            drop_locks(owner, _lock_path(runtime, token, "step"))
+        raise
+    drop_locks(owner, _lock_path(runtime, token, "step"))
+    return None
+
+
+def _make_locks(runtime: Runtime, token: str) -> Lock:
+    """Make both lock files of a run and take the owner lock."""
+    path = _lock_path(runtime, token, "owner")
+    try:
+        owner = processes.lock(path)
+        step = processes.lock(_lock_path(runtime, token, "step"))
+    except OSError as error:
+        raise Unavailable(f"nothing can be written in {runtime.state}: {error}", f"ls -ld {runtime.state}") from error
+    assert owner is not None, "nobody else can know a new token"
+    assert step is not None, "nobody else can know a new token"
+    step.release()
+    return owner
+
+
+def _is_known(runtime: Runtime, token: str) -> bool:
+    """Whether the database has, or may have, a run with this token."""
+    try:
+        runtime.store.run(token)
+    except Refused:
+        return False
+    except Exception:  # noqa: BLE001 - it cannot be asked, so a claim may have been committed
+        return True
+    return True
 
 
 def name_run(runtime: Runtime, token: str, task: Task, number: int, earlier: Run | None) -> Names:
@@ -473,7 +550,7 @@ def _lock_path(runtime: Runtime, token: str, kind: str) -> str:
     return str(runtime.state / "locks" / f"{token}.{kind}")
 
 
-def _drop_locks(owner: Lock, step: str) -> None:
+def drop_locks(owner: Lock, step: str) -> None:
     """Remove both lock files of a run that no longer needs them, then let go."""
     for path in (owner.path, step):
         try:
@@ -497,24 +574,40 @@ class Held:
 
 
 def start(held: Held, *, actor: Actor) -> Task:
-    """Do the steps; on any failure undo them. Raises what went wrong, after the undo."""
+    """Do the steps; on any failure undo them. Raises what went wrong, after the undo, unless the agent runs after all.
+
+    If the undo cannot be finished, the owner lock is let go and its file stays: whoever takes it next goes on with it.
+    """
     launch, runtime = held.launch, held.launch.runtime
     try:
         perform(STEPS, launch)
     except BaseException as error:
-        with undisturbed():
-            if not runtime.store.begin_undo(launch.run.token, sentence(error), actor=actor, at=now()):
-                _drop_locks(held.owner, launch.run.step_lock)  # it has started after all, and lives on
-                raise
-            undo(launch, sentence(error), curable=getattr(error, "curable", True), actor=actor)
-            _drop_locks(held.owner, launch.run.step_lock)
-        if isinstance(error, (DispatchctlError, KeyboardInterrupt, Terminated)):
+        try:
+            with undisturbed():
+                lives = not runtime.store.begin_undo(launch.run.token, sentence(error), actor=actor, at=now())
+                if not lives:
+                    undo(launch, sentence(error), curable=getattr(error, "curable", True), actor=actor)
+                drop_locks(held.owner, launch.run.step_lock)
+        finally:
+            held.owner.release()
+        if not (lives and isinstance(error, (DispatchctlError, OSError))):
+            _tell(launch.task.id, error)
             raise
-        if isinstance(error, OSError):
-            raise LaunchError(f"task {launch.task.id} was not started: {error}", "dispatchctl doctor") from error
-        raise
-    _drop_locks(held.owner, launch.run.step_lock)
+    drop_locks(held.owner, launch.run.step_lock)
     return runtime.store.task(launch.task.id)
+
+
+def _tell(task: int, error: BaseException) -> None:
+    """Raise an expected error as one that names the task."""
+    if isinstance(error, OSError):
+        raise LaunchError(f"task {task} was not started: {sentence(error)}", "dispatchctl doctor") from error
+    if isinstance(error, DispatchctlError) and f"task {task}" not in error.message:
+        raise LaunchError(
+            f"task {task} was not started: {error.message}",
+            error.hint,
+            curable=getattr(error, "curable", True),
+            exit_code=error.exit_code,
+        ) from error
 
 
 def undo(launch: Launch, error: str, *, curable: bool, actor: Actor) -> Task:
@@ -543,19 +636,26 @@ def sentence(error: BaseException) -> str:
         return error.message
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by Ctrl-C while it was being started"
+    if isinstance(error, Terminated):
+        return f"{error} while it was being started"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Signals that would interrupt an undo are noted and take effect after it."""
+    """Signals that would interrupt an undo are noted and take effect after it. Python hears signals in its main thread
+    only: elsewhere nothing can be interrupted, and nothing is done."""
     pending: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda caught, _: pending.append(caught)) for number in numbers}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, lambda caught, _: pending.append(caught)) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
         for caught in pending:
             os.kill(os.getpid(), caught)

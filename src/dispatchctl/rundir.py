@@ -46,8 +46,9 @@ def remove(path: str) -> None:
     """Remove the directory; nothing happens if it is gone."""
     try:
         shutil.rmtree(path)
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(path):
+            raise
 
 
 def failure(path: str) -> tuple[str, str] | None:

@@ -6,18 +6,21 @@ its own, with a time limit. A base is resolved to a commit id before anything is
 `Unanswered`: unknown, not absent.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dispatchctl import processes
-from dispatchctl.errors import Busy, DispatchctlError, LaunchError, Unanswered, Unavailable
+from dispatchctl.errors import Busy, DispatchctlError, LaunchError, Refused, Unanswered, Unavailable
 from dispatchctl.processes import Finished, Lock
 from dispatchctl.task import Run
 from dispatchctl.verdict import Changes
 
 NO_COMMIT = "0" * 40
+HOOK_OUTPUT = 65_536
+"""Bytes that are kept of what a hook said last."""
 NUL = b"\0"
 
 
@@ -61,13 +64,14 @@ class Worktrees:
         """The repository that `path` is in. Raises `NotARepository`, which trying again cannot cure."""
         if not os.path.isdir(path):
             raise NotARepository(f"there is no directory {path}", "dispatchctl add … --repo PATH", curable=False)
-        answer = self._git(path, "rev-parse", "--is-bare-repository")
+        asked = ("--is-bare-repository", "--git-dir", "--git-common-dir")
+        answer = self._git(path, "rev-parse", "--path-format=absolute", *asked)
         if answer.code != 0:
             raise NotARepository(
                 f"{path} is not in a git repository ({answer.last_words})", f"git -C {path} init", curable=False
             )
-        git_dir, common = self.git_dirs(path)
-        if answer.out == b"true\n" and common == git_dir:
+        bare, git_dir, common = self._each(path, asked, answer.out)
+        if bare == "true" and common == git_dir:
             return Repository(common, common)
         if common == git_dir:
             return Repository(self._line(path, "rev-parse", "--path-format=absolute", "--show-toplevel"), common)
@@ -138,15 +142,22 @@ class Worktrees:
                 found[path] = line.removeprefix("branch refs/heads/")
         return found
 
-    def is_free(self, run: Run) -> None:
-        """Raise an incurable `LaunchError` if the run's path or branch exists already."""
-        if os.path.lexists(run.worktree) or run.worktree in self.registered(run.repo):
+    def is_there(self, run: Run) -> bool:
+        """Whether the run's path is a worktree of its repository."""
+        return os.path.isdir(run.worktree) and run.worktree in self.registered(run.repo)
+
+    def is_free(self, run: Run, *, owns_branch: bool = True) -> None:
+        """Raise an incurable `LaunchError` if the run's path or branch exists already.
+
+        Without `owns_branch` the branch is to be there, and a registration without a directory may be.
+        """
+        if os.path.lexists(run.worktree) or (owns_branch and run.worktree in self.registered(run.repo)):
             raise LaunchError(
                 f"task {run.task} was not started: its worktree path {run.worktree} is taken",
                 f"ls -la {run.worktree}; then: dispatchctl retry {run.task}",
                 curable=False,
             )
-        if self.branch_tip(run.repo, run.branch) is not None:
+        if owns_branch and self.branch_tip(run.repo, run.branch) is not None:
             raise LaunchError(
                 f"task {run.task} was not started: the branch {run.branch} exists already",
                 f"git -C {run.repo} log {run.branch}; then: dispatchctl retry {run.task}",
@@ -156,41 +167,57 @@ class Worktrees:
     def register(self, run: Run, reason: str, held: Lock) -> None:
         """Make the run's branch and an empty, locked worktree for it; the caller holds the repository's lock."""
         os.makedirs(os.path.dirname(run.worktree), mode=0o700, exist_ok=True)
-        target = ["-b", run.branch, "--", run.worktree, str(run.base_commit)]
-        if not run.owns_branch:
+        options = ["--lock", "--reason", reason, "--no-checkout"]
+        if run.owns_branch:
+            target = ["--no-track", "-b", run.branch, "--", run.worktree, str(run.base_commit)]
+        else:
+            self._forget_missing(run)
             target = ["--", run.worktree, run.branch]
-        options = ["--lock", "--reason", reason, "--no-checkout", "--no-track"]
-        if not run.owns_branch:
-            options.remove("--no-track")
         self._must(run, "git worktree add", run.repo, "worktree", "add", *options, *target, held=held)
+
+    def _forget_missing(self, run: Run) -> None:
+        """Clear the registration of a worktree whose directory was deleted by hand, so that it can be made again."""
+        registered = self.registered(run.repo)
+        if run.worktree not in registered:
+            return
+        if registered[run.worktree] != run.branch:  # its HEAD may be all that keeps its commits
+            raise LaunchError(
+                f"task {run.task}: the worktree {run.worktree} is gone, and it did not have {run.branch} checked out",
+                f"git -C {run.repo} worktree list",
+                curable=False,
+            )
+        self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
 
     def check_out(self, run: Run, held: Lock) -> bytes:
         """Fill the run's worktree, and run the repository's post-checkout hook as `git worktree add` would; what that said."""
         limit = self.limits.checkout
-        self._must(
-            run,
-            "git reset",
-            run.worktree,
-            "reset",
-            "--hard",
-            "--quiet",
-            "--no-recurse-submodules",
-            held=held,
-            limit=limit,
-        )
-        arguments = ("post-checkout", "--", NO_COMMIT, str(run.base_commit), "1")
-        hook = self._must(
-            run,
-            "the post-checkout hook",
-            run.worktree,
-            "hook",
-            "run",
-            "--ignore-missing",
-            *arguments,
-            held=held,
-            limit=limit,
-        )
-        return hook.out + hook.err
+        options = ("--hard", "--quiet", "--no-recurse-submodules")
+        self._must(run, "git reset", run.worktree, "reset", *options, held=held, limit=limit)
+        asked = ("--git-path", "hooks/post-checkout", "HEAD")
+        answer = self._answer(run.worktree, "rev-parse", "--path-format=absolute", *asked)
+        hook, _, head = os.fsdecode(answer).removesuffix("\n").rpartition("\n")
+        if not (os.path.isfile(hook) and os.access(hook, os.X_OK)):
+            return b""
+        finished = self._run_hook([hook, NO_COMMIT, head, "1"], run.worktree, held)
+        if finished.timed_out or finished.code != 0:
+            how = f"ran longer than {limit:g} s" if finished.timed_out else f"failed with {finished.code}"
+            raise LaunchError(
+                f"task {run.task}: the post-checkout hook {how}: {finished.last_words}", f"git -C {run.repo} hook list"
+            )
+        return finished.out
+
+    def _run_hook(self, command: Sequence[str], worktree: str, held: Lock) -> Finished:
+        """Run a hook as `git worktree add` does; `git hook run` would give it a GIT_DIR, which beats `git -C`."""
+        limit = self.limits.checkout
+        for argv in (command, ["/bin/sh", *command]):  # like git, a script without its first line by sh
+            try:
+                return processes.execute(
+                    argv, env=self.environment, timeout=limit, cwd=worktree, held=held, merged=True, kept=HOOK_OUTPUT
+                )
+            except OSError as error:
+                if error.errno != errno.ENOEXEC or argv is not command:
+                    raise
+        raise AssertionError("sh cannot be executed")
 
     def copy_included(self, run: Run) -> None:
         """Copy the ignored files that the repository's `.worktreeinclude` names into the run's new worktree.
@@ -207,19 +234,18 @@ class Worktrees:
         ignored = self._git(run.repo, "check-ignore", "-z", "--stdin", given=named)
         for path in os.fsdecode(ignored.out).split("\0"):
             source, target = os.path.join(run.repo, path), os.path.join(run.worktree, path)
-            if path and not os.path.lexists(target):
+            if not path or path.endswith("/"):  # nothing, or a repository of its own
+                continue
+            if not os.path.lexists(target) and _is_below(os.path.dirname(target), run.worktree):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
 
     def git_dirs(self, worktree: str) -> tuple[str, str]:
         """The worktree's own git directory, and the one that all worktrees share."""
         asked = ("--git-dir", "--git-common-dir")
-        answer = os.fsdecode(self._answer(worktree, "rev-parse", "--path-format=absolute", *asked))
-        if answer.count("\n") == len(asked):
-            own, common, _ = answer.split("\n")
-            return own, common
-        own, common = (self._line(worktree, "rev-parse", "--path-format=absolute", each) for each in asked)
-        return own, common  # with a newline in one of them
+        answer = self._answer(worktree, "rev-parse", "--path-format=absolute", *asked)
+        own, common = self._each(worktree, asked, answer)
+        return own, common
 
     def changes(self, worktree: str, base_commit: str) -> Changes | None:
         """What the worktree holds beyond the commit; None when git does not say."""
@@ -331,11 +357,12 @@ class Worktrees:
             opened.close()
 
     # -- undo ------------------------------------------------------------------------------------------------------
-    def discard_tree(self, run: Run) -> None:
+    def discard_tree(self, run: Run, reason: str) -> None:
         """Remove the worktree that this run made and that was never started; nothing happens if it is gone.
 
         It holds only what git, copies and hooks wrote, so it goes by the row and by force: a checkout that was killed looks
-        like thousands of deletions. Commits that a hook made are kept first by a rescue ref.
+        like thousands of deletions. Commits that a hook made are kept first by a rescue ref. A worktree that is there
+        without being locked for `reason` is somebody else's, who was quicker.
         """
         if not run.owns_tree:
             return
@@ -343,8 +370,11 @@ class Worktrees:
             raise Unanswered(
                 f"the repository {run.repo} is not there, so {run.worktree} was left", f"ls -ld {run.repo}"
             )
+        registered = run.worktree in self.registered(run.repo)
+        if registered and self._locked_for(run) != reason:
+            raise Refused(f"the worktree {run.worktree} is not the run's own", f"git -C {run.repo} worktree list -v")
         self._rescue(run)
-        if run.worktree in self.registered(run.repo):
+        if registered:
             self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
         if os.path.lexists(run.worktree):
             shutil.rmtree(run.worktree)
@@ -357,9 +387,20 @@ class Worktrees:
         tip = self.branch_tip(run.repo, run.branch)
         if tip is None:
             return
+        if run.branch in self.registered(run.repo).values():
+            raise Refused(f"the branch {run.branch} is checked out elsewhere", f"git -C {run.repo} worktree list")
         if tip != run.base_commit and self._line(run.repo, "rev-parse", "--verify", _rescue_ref(run)) != tip:
             raise Unanswered(f"the branch {run.branch} moved while it was to be deleted", f"git log {run.branch}")
         self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
+
+    def _locked_for(self, run: Run) -> str | None:
+        """The reason for which the run's worktree is locked; None if it is not."""
+        listed = os.fsdecode(self._answer(run.repo, "worktree", "list", "--porcelain", "-z")).split("\0\0")
+        for entry in listed:
+            lines = entry.split("\0")
+            if f"worktree {run.worktree}" in lines:
+                return next((line.removeprefix("locked ") for line in lines if line.startswith("locked ")), None)
+        return None
 
     def _rescue(self, run: Run) -> None:
         tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None
@@ -393,6 +434,13 @@ class Worktrees:
             )
         return finished.out
 
+    def _each(self, directory: str, asked: Sequence[str], answer: bytes) -> list[str]:
+        """The lines that rev-parse answered, one for each question; asked one by one if a path holds a newline."""
+        lines = os.fsdecode(answer).split("\n")[:-1]
+        if len(lines) == len(asked):
+            return lines
+        return [self._line(directory, "rev-parse", "--path-format=absolute", each) for each in asked]
+
     def _line(self, directory: str, *arguments: str) -> str:
         return os.fsdecode(self._answer(directory, *arguments)).removesuffix("\n")
 
@@ -416,6 +464,12 @@ class Worktrees:
 
 def _rescue_ref(run: Run) -> str:
     return f"refs/dispatchctl/rescue/{run.task}/{run.token}"
+
+
+def _is_below(path: str, directory: str) -> bool:
+    """Whether the path, all links followed, is the directory or in it."""
+    real, top = os.path.realpath(path), os.path.realpath(directory)
+    return real == top or real.startswith(top + os.sep)
 
 
 def _remove_if_empty(directory: str) -> None:
