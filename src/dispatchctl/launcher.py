@@ -65,6 +65,10 @@ def pairs(path: str) -> list[tuple[str, str]]:
 def main(run_dir: str) -> "NoReturn":
     """Run the agent of a run; never returns. The exit status is the agent's, or 125 if it never ran."""
     spec = Spec(run_dir)
+    server = (
+        os.getppid(),
+        processes.start_time(os.getppid()) or 0,
+    )  # later, when it has died, it is no longer our parent
     try:
         relay, agent = _start(spec)
     except Exception as error:  # noqa: BLE001 - whatever it is, the dispatcher must learn of it
@@ -74,7 +78,7 @@ def main(run_dir: str) -> "NoReturn":
         _say(f"dispatchctl: run {spec['token']} was given up before its agent started")
         sys.exit(125)
     relay.run()
-    sys.exit(_end(spec, relay, agent))
+    sys.exit(_end(spec, relay, agent, server))
 
 
 def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
@@ -93,10 +97,9 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     copy_size(0, terminal)
     gate, opener = os.pipe()
     failure, failing = os.pipe()
-    pid = os.fork()
+    pid = os.fork()  # agents_terminal stays open in both: to an agent that closes its own, it must not look hung up
     if pid == 0:
         _wait_and_execute(gate, opener, failing, agents_terminal, spec["stdin"], program, spec.argv, environment)
-    os.close(agents_terminal)
     os.close(gate)
     os.close(failing)
     agent = (pid, processes.start_time(pid) or 0)
@@ -113,11 +116,25 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     relay = Relay(
         pid, terminal, control, log, kill_grace=float(spec["kill_grace"]), time_limit=float(spec["timeout_s"])
     )
-    os.write(opener, b"!")
-    os.close(opener)
-    os.unlink(spec.path("environment"))
+    _open_gate(opener)
     relay.failure = _errno(failure)
+    _forget(spec.path("environment"))
     return relay, agent
+
+
+def _open_gate(opener: int) -> None:
+    try:
+        os.write(opener, b"!")
+    except BrokenPipeError:
+        pass  # the agent's process was ended while it waited; the relay records that
+    os.close(opener)
+
+
+def _forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # the run has started: nothing may keep its end from being recorded
 
 
 def _pass_fence(spec: Spec, me: "processes.Process", agent: "processes.Process") -> bool:
@@ -197,7 +214,7 @@ def _say_failed(spec: Spec, error: Exception) -> None:
 # -- after the agent has ended: nothing waits for these imports ----------------------------------------------------------
 
 
-def _end(spec: Spec, relay: Relay, agent: "processes.Process") -> int:
+def _end(spec: Spec, relay: Relay, agent: "processes.Process", server: "processes.Process") -> int:
     from dispatchctl.task import Ask, Cause
     from dispatchctl.verdict import Ending
 
@@ -215,7 +232,6 @@ def _end(spec: Spec, relay: Relay, agent: "processes.Process") -> int:
         error=error,
     )
     write_exit_file(spec.run_dir, ending)
-    server = (os.getppid(), processes.start_time(os.getppid()) or 0)
     _sweep(spec, agent)
     if ending.cause is Cause.HANGUP:
         from dataclasses import replace
@@ -268,7 +284,7 @@ def write_exit_file(run_dir: str, ending: "Ending") -> None:
         prepared = final
     text = json.dumps(asdict(ending)).encode()
     try:
-        descriptor = os.open(prepared, os.O_WRONLY)
+        descriptor = os.open(prepared, os.O_WRONLY | os.O_CREAT, 0o600)
         os.pwrite(descriptor, text.ljust(EXIT_FILE_SIZE), 0)
         os.fsync(descriptor)
         os.close(descriptor)

@@ -25,25 +25,34 @@ FULL = 4 * CHUNK
 
 
 class Log:
-    """A file of what the agent wrote, at most `limit` bytes: the newer half, and before it up to as much again."""
+    """A file of what the agent wrote last, and before it `PATH.1`: together at most `limit` bytes, without a gap."""
 
     def __init__(self, path: str, limit: int) -> None:
         self.path = path
-        self.half = max(limit // 2, CHUNK)
+        self.half = limit // 2
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.size = os.fstat(self.file).st_size
 
     def write(self, data: bytes) -> None:
         """Append; a full disk loses output, never the agent."""
+        while data:
+            try:
+                if self.size >= self.half:
+                    self._turn_over()
+                written = os.write(self.file, data[: self.half - self.size])
+            except OSError:
+                return
+            self.size += written
+            data = data[written:]
+
+    def _turn_over(self) -> None:
         try:
-            if self.size + len(data) > self.half:
-                os.rename(self.path, self.path + ".1")
-                os.close(self.file)
-                self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                self.size = 0
-            self.size += os.write(self.file, data)
-        except OSError:
-            pass
+            os.rename(self.path, self.path + ".1")
+        except FileNotFoundError:
+            pass  # it was renamed before, and then no new file could be opened
+        full, self.file = self.file, os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.close(full)
+        self.size = 0
 
 
 class Relay:
@@ -195,7 +204,7 @@ class Relay:
                 groups.add(os.tcgetpgrp(self.terminal))
             except OSError:
                 pass
-        for group in groups:
+        for group in groups - {0}:  # 0, our own group, is the answer where a terminal has no group in its foreground
             try:
                 os.killpg(group, number)
             except (ProcessLookupError, PermissionError):
@@ -215,7 +224,8 @@ class Relay:
 
     def _drain(self) -> None:
         """Read what is left, and give the pane a second to take it."""
-        while self.terminal >= 0 and self._hear():
+        deadline = time.monotonic() + 1.0
+        while self.terminal >= 0 and self._hear() and time.monotonic() < deadline:
             pass
         deadline = time.monotonic() + 1.0
         while self._to_pane and self._pane_lives and time.monotonic() < deadline:

@@ -77,7 +77,7 @@ def judge(
 ) -> Verdict:
     """Decide what a closed run means for its task. `changes` is None when git did not answer."""
     again = _Again(task, run, ending.ended_at, policy, jitter)
-    if run.ask is Ask.CANCEL:
+    if Ask.CANCEL in (run.ask, ending.asked):
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
     if run.report is Report.DONE:
         return _finished(task, Outcome.REPORTED, run.report_message or result, changes, None)
@@ -86,7 +86,7 @@ def judge(
         if report_by is Actor.AGENT:
             return again.by_retry(Outcome.REPORTED, why, result)
         return Verdict(Outcome.REPORTED, Status.FAILED, why, result)
-    if run.ask is Ask.TIMEOUT or ending.asked is Ask.TIMEOUT:
+    if Ask.TIMEOUT in (run.ask, ending.asked):
         return again.by_retry(Outcome.TIMED_OUT, f"ran longer than its time limit of {task.timeout_s} s", result)
     outcome, why = _how(ending)
     if task.status is Status.BLOCKED:
