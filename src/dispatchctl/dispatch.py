@@ -276,7 +276,7 @@ def write_run_directory(launch: Launch) -> None:
             curable=False,
             exit_code=ExitCode.UNAVAILABLE,
         )
-    prompt = prompt_of(launch.task)
+    prompt = prompt_of(launch.task, profile)
     git_dir, common_dir = launch.git.git_dirs(run.worktree)
     invocation = agents.compose(
         profile,
@@ -309,9 +309,12 @@ def write_run_directory(launch: Launch) -> None:
     rundir.write(run.run_dir, rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log))
 
 
-def prompt_of(task: Task) -> str:
-    """The prompt as it was given; what a human said to the next try comes after it."""
-    if task.note is None:
+def prompt_of(task: Task, profile: agents.Profile) -> str:
+    """The prompt as it was given; what a human said to the next try comes after it.
+
+    For `shell` the prompt is the program, and nothing is added to it.
+    """
+    if task.note is None or profile.name == "shell":
         return task.prompt
     return f"{task.prompt}\n\n---\nAbout the last try, a human says:\n\n{task.note}\n"
 
@@ -381,6 +384,9 @@ def await_start(launch: Launch) -> None:
         if run.phase in (Phase.STARTED, Phase.CLOSED):
             launch.run = run
             return
+        if run.phase is Phase.UNDOING or run.ask is not None or run.report is not None:
+            why = run.error or run.report_message or run.ask or run.report
+            raise LaunchError(f"task {run.task} was not started: its run was given up: {why}", "dispatchctl history")
         failed = rundir.failure(run.run_dir)
         if failed is not None:
             raise LaunchError(
