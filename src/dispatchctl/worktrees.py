@@ -149,12 +149,19 @@ class Worktrees:
     def is_free(self, run: Run, *, owns_branch: bool = True) -> None:
         """Raise an incurable `LaunchError` if the run's path or branch exists already.
 
-        Without `owns_branch` the branch is to be there, and a registration without a directory may be.
+        Without `owns_branch` the branch is to be there, and so may be the registration of its worktree that was deleted.
         """
-        if os.path.lexists(run.worktree) or (owns_branch and run.worktree in self.registered(run.repo)):
+        registered = self.registered(run.repo)
+        if os.path.lexists(run.worktree) or (owns_branch and run.worktree in registered):
             raise LaunchError(
                 f"task {run.task} was not started: its worktree path {run.worktree} is taken",
                 f"ls -la {run.worktree}; then: dispatchctl retry {run.task}",
+                curable=False,
+            )
+        if registered.get(run.worktree, run.branch) != run.branch:  # its HEAD may be all that keeps its commits
+            raise LaunchError(
+                f"task {run.task} was not started: {run.worktree} is gone, and it did not have {run.branch} checked out",
+                f"git -C {run.repo} worktree list",
                 curable=False,
             )
         if owns_branch and self.branch_tip(run.repo, run.branch) is not None:
@@ -171,22 +178,10 @@ class Worktrees:
         if run.owns_branch:
             target = ["--no-track", "-b", run.branch, "--", run.worktree, str(run.base_commit)]
         else:
-            self._forget_missing(run)
+            if run.worktree in self.registered(run.repo):  # its directory was deleted by hand
+                self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
             target = ["--", run.worktree, run.branch]
         self._must(run, "git worktree add", run.repo, "worktree", "add", *options, *target, held=held)
-
-    def _forget_missing(self, run: Run) -> None:
-        """Clear the registration of a worktree whose directory was deleted by hand, so that it can be made again."""
-        registered = self.registered(run.repo)
-        if run.worktree not in registered:
-            return
-        if registered[run.worktree] != run.branch:  # its HEAD may be all that keeps its commits
-            raise LaunchError(
-                f"task {run.task}: the worktree {run.worktree} is gone, and it did not have {run.branch} checked out",
-                f"git -C {run.repo} worktree list",
-                curable=False,
-            )
-        self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
 
     def check_out(self, run: Run, held: Lock) -> bytes:
         """Fill the run's worktree, and run the repository's post-checkout hook as `git worktree add` would; what that said."""
