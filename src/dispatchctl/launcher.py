@@ -163,8 +163,9 @@ def _wait_and_execute(
         os.login_tty(terminal)
         if stdin:
             os.dup2(os.open(stdin, os.O_RDONLY), 0)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:  # Python ignores two, tmux two more
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(program, argv, environment)
     except OSError as error:
         os.write(failing, b"%d" % (error.errno or 0))
@@ -334,8 +335,8 @@ def _close(spec: Spec, ending: "Ending") -> None:
         return
 
 
-def close_run(spec: Spec, ending: "Ending") -> "Task":
-    """Judge and close the run from what its ending and its worktree say."""
+def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Task":
+    """Judge and close the run from what its ending and its worktree say; reconcile does so where the launcher could not."""
     import random
 
     from dispatchctl.store import open_store
@@ -346,6 +347,7 @@ def close_run(spec: Spec, ending: "Ending") -> "Task":
     environment = {"PATH": spec["path"], "HOME": spec["home"], "DISPATCHCTL_TOKEN": spec["token"]}
     changes = Worktrees(spec["git"], environment).changes(spec["worktree"], spec["base_commit"])
     status, result = read_result(spec["result_file"])
+    actor = Actor.LAUNCHER if by_launcher else Actor.RECONCILE
     policy = Policy(spec["expects_changes"] == "1", spec["uncommitted"], int(spec["retry_wait_s"]))
     store = open_store(spec["database"], busy_timeout=float(spec["busy_timeout"]))
     try:
@@ -353,7 +355,7 @@ def close_run(spec: Spec, ending: "Ending") -> "Task":
         if status is not None and run.report is None and run.phase == "started":
             store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
         return store.close_ended(
-            spec["token"], ending, changes, result, policy, actor=Actor.LAUNCHER, at=_now(), jitter=random.random()
+            spec["token"], ending, changes, result, policy, actor=actor, at=_now(), jitter=random.random()
         )
     finally:
         store.close()

@@ -101,6 +101,19 @@ def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]"
     return {(pid, living[pid][1]) for pid in found - set(spare) - _own_line(living)}
 
 
+def by_token() -> dict[str, int]:
+    """How many live processes carry each run's token, from one look at the process table."""
+    mark = b"DISPATCHCTL_TOKEN="
+    counted: dict[str, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            for variable in _environment(int(entry)):
+                if variable.startswith(mark):
+                    token = variable.removeprefix(mark).decode("ascii", "replace")
+                    counted[token] = counted.get(token, 0) + 1
+    return counted
+
+
 def working_in(directory: str) -> list[int]:
     """Processes whose working directory is the directory or below it, as far as this user may see."""
     inside = []
@@ -193,6 +206,21 @@ class Lock:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def is_locked(path: str) -> bool | None:
+    """Whether somebody holds the lock on the file; None if there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def lock(path: str, *, wait: float = 0.0) -> Lock | None:

@@ -24,7 +24,7 @@ class Ending:
     """How the agent of a run ended, as its launcher wrote it down.
 
     `server_lives` says whether the tmux server of the run was still the same after a hang-up; None is not known.
-    `error` is set when the agent's program could not be executed at all.
+    `error` says why the agent's program could not be executed at all, or how a run was lost.
     """
 
     cause: Cause
@@ -120,7 +120,7 @@ def _how(ending: Ending) -> tuple[Outcome, str]:
     if ending.cause is Cause.HANGUP:
         return Outcome.LOST, "the tmux server died under it"
     if ending.cause is Cause.TERMINATED:
-        return Outcome.LOST, "its launcher was ended from outside"
+        return Outcome.LOST, ending.error or "its launcher was ended from outside"
     if ending.signal is not None:
         return Outcome.EXITED, f"killed by signal {ending.signal}"
     return Outcome.EXITED, f"exited with {ending.exit_code}"

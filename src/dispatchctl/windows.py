@@ -14,29 +14,19 @@ import re
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dispatchctl import processes
 from dispatchctl.errors import LaunchError, Unanswered, Unavailable
+from dispatchctl.snapshot import Answer, Pane, Server
 from dispatchctl.store.protocol import Window
 from dispatchctl.task import Run
 
 NO_SERVER = re.compile(r"no server running on|error connecting to .*\((No such file or directory|Connection refused)\)")
 WINDOW_FORMAT = "#{session_name}|#{window_id}|#{pane_id}|#{pid}|#{start_time}"
-PANE_FORMAT = "#{@dispatchctl_token}|#{@dispatchctl_database}|#{pane_id}|#{pane_dead}|#{pid}|#{start_time}|#{pane_pid}"
-
-
-@dataclass(frozen=True)
-class Pane:
-    """A pane that carries a run's token."""
-
-    token: str
-    database: str
-    pane_id: str
-    dead: bool
-    server_pid: int
-    server_start: int
-    pid: int
+PANE_FORMAT = (
+    "#{pid}|#{start_time}|#{@dispatchctl_token}|#{@dispatchctl_database}|#{pane_id}|#{window_id}|#{pane_dead}|#{pane_pid}"
+    "|#{session_name}"
+)
 
 
 class NoServer(Unavailable):
@@ -125,13 +115,27 @@ class Windows:
 
     def panes(self) -> list[Pane]:
         """Every tagged pane of the server, once each. Raises `NoServer` or `Unanswered`."""
-        listing = self._ask("list-panes", "-a", "-F", PANE_FORMAT)
+        return list(self._listing().panes)
+
+    def look(self) -> Server:
+        """The server with its tagged panes; "no server" and "no answer" are answers too."""
+        try:
+            return self._listing()
+        except NoServer:
+            return Server(Answer.NO_SERVER)
+        except Unavailable as error:
+            return Server(Answer.UNKNOWN, said=error.message)
+
+    def _listing(self) -> Server:
+        """One request; a window that is linked into several sessions is listed once for each, and counted once."""
         found: dict[str, Pane] = {}
-        for line in listing.splitlines():
-            token, database, pane_id, dead, pid, start, pane_pid = line.split("|")
+        server = ("", "")
+        for line in self._ask("list-panes", "-a", "-F", PANE_FORMAT).splitlines():
+            pid, start, token, database, pane_id, window_id, dead, pane_pid, session = line.split("|", 8)
+            server = (pid, start)
             if token:
-                found[pane_id] = Pane(token, database, pane_id, dead == "1", int(pid), int(start), int(pane_pid))
-        return list(found.values())
+                found[pane_id] = Pane(token, database, pane_id, window_id, session, dead == "1", int(pane_pid))
+        return Server(Answer.RUNNING, int(server[0]), int(server[1]), tuple(found.values()))
 
     def pane_of(self, token: str) -> Pane | None:
         """The pane that carries the token; None if the server says there is none, or if there is no server."""

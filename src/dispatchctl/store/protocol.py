@@ -134,7 +134,7 @@ class Store(Protocol):
     def note_base(self, token: str, *, base_commit: str, owns_tree: bool, owns_branch: bool, at: int) -> Run:
         """Store what the run starts from and what it is about to make, while it is launching."""
 
-    def note_window(self, token: str, window: Window, *, at: int) -> None:
+    def note_window(self, token: str, window: Window, *, actor: Actor = Actor.DISPATCH, at: int) -> None:
         """Store where the pane is, while the run is launching or started."""
 
     def begin_undo(self, token: str, error: str, *, actor: Actor, at: int) -> bool:

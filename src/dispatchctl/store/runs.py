@@ -109,7 +109,7 @@ class RunVerbs(Ledger):
             self._change(task, "prepared", actor=Actor.DISPATCH, at=at, run=run, run_columns=columns)
             return self.run(token)
 
-    def note_window(self, token: str, window: Window, *, at: int) -> None:
+    def note_window(self, token: str, window: Window, *, actor: Actor = Actor.DISPATCH, at: int) -> None:
         """Where the pane is; a run that ended meanwhile keeps its row as it is."""
         columns = {
             "session": window.session,
@@ -120,7 +120,7 @@ class RunVerbs(Ledger):
         }
         with self._database:
             run, task = self._of(token, Phase.LAUNCHING, Phase.STARTED, Phase.CLOSED)
-            self._change(task, "window", actor=Actor.DISPATCH, at=at, run=run, run_columns=columns)
+            self._change(task, "window", actor=actor, at=at, run=run, run_columns=columns)
 
     def begin_undo(self, token: str, error: str, *, actor: Actor, at: int) -> bool:
         """launching → undoing: from here on the launcher's start matches no row."""
