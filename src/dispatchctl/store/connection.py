@@ -1,20 +1,19 @@
-"""One SQLite connection, and the turnstile before every write.
+"""One SQLite connection, with the turnstile before every write.
 
-SQLite's own waiting is unfair: of eight writers one starves for over a second. Two file locks in a row (take `next`, take
-`gate`, let `next` go) make the waiting a queue, and keep writes and checkpoints of our processes apart, which matters for
-the WAL-reset bug of SQLite 3.7.0 to 3.51.2. The kernel frees both when their holder dies.
+Whatever goes wrong comes out as an error of ours: `sqlite3` and `OSError` stay inside. An exception at any instruction, as
+Ctrl-C raises one, leaves a write whole or undone and the connection usable.
 
 Imported by the launcher before the agent starts: no import here that is not needed for that.
 """
 
-import fcntl
 import os
 import sqlite3
-import time
+
+from dispatchctl.store.turnstile import Turnstile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Any
 
@@ -22,9 +21,12 @@ if TYPE_CHECKING:
 
     Parameters = Mapping[str, Any] | tuple[Any, ...]
 
+LEAVE_WITHIN = 1.0
+"""Seconds that closing waits for its turn."""
+
 
 class Database:
-    """A connection in autocommit mode; `with database:` is one durable write transaction.
+    """A connection in autocommit mode; `with database:` is one durable write transaction, and they do not nest.
 
     Reads outside a transaction see one statement's snapshot each. Not to be carried across a fork.
     """
@@ -32,37 +34,38 @@ class Database:
     def __init__(self, path: str, *, create: bool = False, busy_timeout: float = 60.0) -> None:
         self.path = path
         self.busy_timeout = busy_timeout
-        self._gate: int | None = None
+        self._turnstile = Turnstile(path)
         try:
             if create:
                 os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = sqlite3.connect(
-                f"file:{_quoted(path)}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
-            )
+                _create(path)
+            self._connection = sqlite3.connect(_uri(path), uri=True, timeout=busy_timeout, isolation_level=None)
+        except (sqlite3.Error, OSError) as error:
+            raise self._explained(error) from error
+        try:
             for pragma in ("foreign_keys=ON", "synchronous=FULL", "cell_size_check=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-        except (sqlite3.Error, OSError) as error:
-            raise explained(error, path) from error
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise self._explained(error) from error
 
     def close(self) -> None:
-        """Close the connection, behind the turnstile: the last one to close a database checkpoints it."""
+        """Close the connection, in turn if that comes soon: the last one to close a database checkpoints it."""
         try:
-            self._enter_turnstile()
+            self._turnstile.enter(min(self.busy_timeout, LEAVE_WITHIN))
         except Exception:  # noqa: BLE001 - a process that leaves must not fail because it could not queue
-            self._connection.close()
-            return
+            pass
         try:
             self._connection.close()
         finally:
-            self._leave_turnstile()
+            self._turnstile.leave()
 
     def rows(self, sql: str, parameters: "Parameters" = ()) -> "list[Any]":
         """All rows of one statement."""
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise explained(error, self.path) from error
+            raise self._explained(error) from error
 
     def row(self, sql: str, parameters: "Parameters" = ()) -> "Any":
         """The first row of one statement, or None."""
@@ -71,40 +74,36 @@ class Database:
 
     def execute(self, sql: str, parameters: "Parameters" = ()) -> int:
         """Run one statement inside a transaction; the number of rows it changed."""
-        assert self._gate is not None, "a write outside a transaction"
-        try:
-            return self._connection.execute(sql, parameters).rowcount
-        except sqlite3.Error as error:
-            raise explained(error, self.path) from error
+        assert self._connection.in_transaction, "a write outside a transaction"
+        return self._run(sql, parameters)
 
-    def execute_many(self, sql: str, parameters: "Iterable[Parameters]") -> None:
-        """Run one statement for each of the parameters, inside a transaction."""
-        assert self._gate is not None, "a write outside a transaction"
-        try:
-            self._connection.executemany(sql, parameters)
-        except sqlite3.Error as error:
-            raise explained(error, self.path) from error
+    def reading(self) -> "Reading":
+        """`with database.reading():` is one read transaction, whose statements all see the same moment."""
+        return Reading(self)
 
     def last_id(self) -> int:
         """The rowid of the last insertion by this connection."""
         return int(self.row("SELECT last_insert_rowid()")[0])
 
     def use_write_ahead_log(self) -> None:
-        """Switch the file to WAL; it stays so for everybody. Waits in the turnstile as a write does."""
-        self._enter_turnstile()
+        """Switch the file to WAL, for everybody and for good. Waits its turn as a write does."""
+        from dispatchctl.errors import Unavailable
+
+        self._enter()
         try:
-            self.rows("PRAGMA journal_mode=WAL")
+            mode = self.row("PRAGMA journal_mode=WAL")[0]
         finally:
-            self._leave_turnstile()
+            self._turnstile.leave()
+        if mode != "wal":
+            raise Unavailable(f"the file system of {self.path} allows no write-ahead log", "dispatchctl config")
 
     def __enter__(self) -> "Database":
-        self._enter_turnstile()
+        self._abandon()
+        self._enter()
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            self._leave_turnstile()
-            if isinstance(error, sqlite3.Error):
-                raise explained(error, self.path) from error
+            self._run("BEGIN IMMEDIATE")
+        except BaseException:
+            self._abandon()
             raise
         return self
 
@@ -116,115 +115,64 @@ class Database:
     ) -> None:
         try:
             if kind is None:
-                self._connection.execute("COMMIT")
-            elif self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error as failure:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise explained(failure, self.path) from failure
+                self._run("COMMIT")
         finally:
-            self._leave_turnstile()
+            self._abandon()
 
-    def _enter_turnstile(self) -> None:
-        assert self._gate is None, "a transaction inside a transaction"
-        deadline = time.monotonic() + self.busy_timeout
-        following = gate = -1
+    def _abandon(self) -> None:
+        """Undo what is not committed and let the next one in; nothing to do after a commit.
+
+        Called again before each transaction, since an interruption may have kept the last one from getting here.
+        """
+        if self._connection.in_transaction:
+            self._run("ROLLBACK")
+        self._turnstile.leave()
+
+    def _enter(self) -> None:
         try:
-            following = os.open(f"{self.path}-next", os.O_RDWR | os.O_CREAT, 0o600)
-            gate = os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT, 0o600)
-            if not (_locked_before(following, deadline) and _locked_before(gate, deadline)):
-                raise _held(gate, self.path, self.busy_timeout)
-            os.ftruncate(gate, 0)
-            os.pwrite(gate, b"%d\n" % os.getpid(), 0)
-        except BaseException as error:
-            if gate >= 0:
-                os.close(gate)
-            if isinstance(error, OSError):
-                raise explained(error, self.path) from error
-            raise
-        finally:
-            if following >= 0:
-                os.close(following)
-        self._gate = gate
+            self._turnstile.enter(self.busy_timeout)
+        except OSError as error:
+            raise self._explained(error) from error
 
-    def _leave_turnstile(self) -> None:
-        if self._gate is not None:
-            os.close(self._gate)
-            self._gate = None
+    def _run(self, sql: str, parameters: "Parameters" = ()) -> int:
+        try:
+            return self._connection.execute(sql, parameters).rowcount
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: "sqlite3.Error | OSError") -> "DispatchctlError":
+        from dispatchctl.store.failures import explained
+
+        return explained(error, self.path)
 
 
-def _locked_before(descriptor: int, deadline: float) -> bool:
-    """Lock the file, queueing in the kernel; False when the deadline (monotonic seconds) passes first.
+class Reading:
+    """A read transaction; no writer waits for it. A class, since contextlib would cost the launcher's start."""
 
-    flock has no time limit, so the wait happens in a thread, which lets go if it gets the lock too late. The descriptor is
-    duplicated for it: a duplicate shares the lock, and the kernel drops it when the last one is closed.
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database._abandon()
+        self._database._run("BEGIN")
+
+    def __exit__(self, *failure: object) -> None:
+        self._database._abandon()
+
+
+def _uri(path: str) -> str:
+    """The path as an SQLite URI that opens what is there and makes nothing."""
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return f"file:{'//' if path.startswith('/') else ''}{quoted}?mode=rw"
+
+
+def _create(path: str) -> None:
+    """Make the file, private to the user, if there is none.
+
+    One that exists is not even opened: closing it would drop every lock that other connections of this process hold on it
+    (sqlite.org/howtocorrupt.html, 2.2).
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
         pass
-    import threading  # only in a queue: most writes never wait
-
-    own = os.dup(descriptor)
-    settled = threading.Lock()
-    answer = threading.Event()
-    given_up = False
-
-    def wait() -> None:
-        try:
-            fcntl.flock(own, fcntl.LOCK_EX)
-            with settled:
-                if not given_up:
-                    answer.set()
-                    return
-            fcntl.flock(own, fcntl.LOCK_UN)
-        finally:
-            os.close(own)
-
-    threading.Thread(target=wait, daemon=True).start()
-    try:
-        answer.wait(max(0.0, deadline - time.monotonic()))
-    finally:
-        with settled:
-            given_up = not answer.is_set()
-    return not given_up
-
-
-def _held(gate: int, path: str, waited: float) -> "DispatchctlError":
-    from dispatchctl.errors import Busy
-
-    holder = os.pread(gate, 20, 0).strip().decode("ascii", "replace") or "unknown"
-    return Busy(
-        f"the database {path} has been held by process {holder} for {waited:g} s", f"ps -o pid,stat,args {holder}"
-    )
-
-
-def _quoted(path: str) -> str:
-    """The path as part of an SQLite URI."""
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def explained(error: "sqlite3.Error | OSError", path: str) -> "DispatchctlError":
-    """What went wrong with the database at `path`, as a sentence with a hint."""
-    from dispatchctl.errors import Busy, DispatchctlError, Unavailable
-
-    text = str(error).lower()
-    if isinstance(error, sqlite3.IntegrityError):
-        return DispatchctlError(
-            f"the database {path} refused a change that breaks its rules: {error}", "dispatchctl doctor"
-        )
-    if "locked" in text or "busy" in text:
-        return Busy(f"the database {path} is locked by another program", f"fuser {path}")
-    if isinstance(error, FileNotFoundError) or ("unable to open" in text and not os.path.exists(path)):
-        return DispatchctlError(f"there is no database at {path}", "dispatchctl init")
-    if "full" in text or getattr(error, "errno", None) == 28:
-        return Unavailable(f"the disk that holds {path} is full; nothing was changed", f"df -h {os.path.dirname(path)}")
-    if "readonly" in text or "read-only" in text or isinstance(error, PermissionError) or "unable to open" in text:
-        return Unavailable(f"the database {path} cannot be written: {error}", f"ls -ld {os.path.dirname(path)} {path}")
-    if "not a database" in text or "malformed" in text or "corrupt" in text:
-        return Unavailable(
-            f"the database {path} cannot be read: {error}", f"sqlite3 {path} .recover, or restore a copy of it"
-        )
-    return Unavailable(f"the database {path} cannot be used: {error}", "dispatchctl doctor")
