@@ -1,22 +1,29 @@
-"""The one method through which a task or a run changes, with its event in the same transaction."""
+"""How a task or a run changes: its row as it is expected to be, and the event that says so, in one transaction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dispatchctl.errors import NoSuchTask, Refused
 from dispatchctl.store.connection import Database
-from dispatchctl.store.rows import RUN_COLUMNS, TASK_COLUMNS, to_run, to_task
+from dispatchctl.store.rows import SELECT_RUN, SELECT_TASK, to_run, to_task
 from dispatchctl.task import NEXT, NEXT_PHASE, Actor, Phase, Run, Status, Task
 
-RUN_OF_TASK = ", ".join(f"runs.{column.strip()}" for column in RUN_COLUMNS.split(","))
-TASK_OF_TASK = (
-    "tasks."
-    + TASK_COLUMNS.split(", (SELECT")[0].replace(", ", ", tasks.")
-    + ", (SELECT"
-    + (TASK_COLUMNS.split(", (SELECT")[1])
-)
-TASK_WITH_RUN = f"SELECT {TASK_OF_TASK}, {RUN_OF_TASK} FROM tasks LEFT JOIN runs ON runs.token = tasks.newest_run"
+Columns = Mapping[str, Any]
+"""Changed columns of one row. The names come from this package or are checked by it, never from outside."""
+
+PARENTS_ARE = "after"
+"""Among the changed columns of a task, its parents: rows of another table, which the caller has written."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """What was done, by whom and when (milliseconds since the epoch)."""
+
+    kind: str
+    actor: Actor
+    at: int
 
 
 class Ledger:
@@ -27,14 +34,14 @@ class Ledger:
 
     def task(self, task: int) -> Task:
         """The task with its newest run. Raises `NoSuchTask`."""
-        row = self._database.row(f"{TASK_WITH_RUN} WHERE tasks.id = ?", (task,))
+        row = self._database.row(f"{SELECT_TASK} WHERE tasks.id = ?", (task,))
         if row is None:
             raise NoSuchTask(task)
         return to_task(row)
 
     def run(self, token: str) -> Run:
         """The run with this token. Raises `Refused` if there is none (any more)."""
-        row = self._database.row(f"SELECT {RUN_COLUMNS} FROM runs WHERE token = ?", (token,))
+        row = self._database.row(f"{SELECT_RUN} WHERE token = ?", (token,))
         if row is None:
             raise Refused(f"there is no run {token} in {self._database.path}", "dispatchctl list")
         return to_run(row)
@@ -42,97 +49,84 @@ class Ledger:
     def _change(
         self,
         task: Task,
-        kind: str,
+        act: Act,
         *,
-        actor: Actor,
-        at: int,
         to: Status | None = None,
-        columns: Mapping[str, Any] | None = None,
+        columns: Columns | None = None,
         run: Run | None = None,
-        phase: Phase | None = None,
-        run_columns: Mapping[str, Any] | None = None,
-        parents: Sequence[int] | None = None,
+        run_columns: Columns | None = None,
     ) -> None:
-        """Write the changed columns of `task` and `run`, and the event that says so, inside the open transaction.
+        """Write the changed columns of `task` and of `run`, and their event, inside the open transaction.
 
-        Both writes expect the status and the phase that the values were read with. A transition that the tables of
-        `dispatchctl.task` do not allow raises `Refused`.
+        Both rows have to be as they were read: with the same status and the same phase. Raises `Refused` otherwise, and for
+        a transition that is not in the tables of `dispatchctl.task`.
         """
-        if to is not None and to is not task.status and to not in NEXT[task.status]:
-            raise Refused(f"task {task.id} is {task.status} and cannot become {to}", f"dispatchctl show {task.id}")
-        task_changes = dict(columns or {})
-        if to is not None and to is not task.status:
-            task_changes["status"] = to
-        if task_changes:
-            self._update("tasks", {**task_changes, "updated_at": at}, "id", task.id, "status", task.status)
+        task_changes = self._change_task(task, act, to, columns or {})
         run_changes = dict(run_columns or {})
-        if run is not None:
-            if phase is not None:
-                assert phase in NEXT_PHASE[run.phase], (run.phase, phase)
-                run_changes["phase"] = phase
-            if run_changes:
-                self._update("runs", run_changes, "token", run.token, "phase", run.phase)
-        if "not_before" in task_changes:
+        if run is not None and run_changes:
+            phase = run_changes.get("phase")
+            assert phase is None or phase in NEXT_PHASE[run.phase], (run.phase, phase)
+            self._update("runs", run_changes, ("token", run.token), ("phase", run.phase))
+        self._record(task, act, to, run.token if run else None, task_changes, run_changes)
+
+    def _change_task(self, task: Task, act: Act, to: Status | None, columns: Columns) -> Columns:
+        """The task's half of `_change`; what it changed, for the event."""
+        changes = dict(columns)
+        if to is not None and to is not task.status:
+            if to not in NEXT[task.status]:
+                raise Refused(f"task {task.id} is {task.status} and cannot become {to}", f"dispatchctl show {task.id}")
+            changes["status"] = to
+        if changes:
+            written = {column: value for column, value in changes.items() if column != PARENTS_ARE}
+            self._update("tasks", {**written, "updated_at": act.at}, ("id", task.id), ("status", task.status))
+        if "not_before" in changes:
             due = "due = (not_before IS NULL OR not_before <= ?)"
-            self._database.execute(f"UPDATE tasks SET {due} WHERE id = ?", (at, task.id))
-        self._count_for_children(task, to)
-        if parents is not None:
-            task_changes["after"] = list(parents)
-        self._record(task, kind, actor, at, to, run.token if run else None, task_changes, run_changes)
+            self._database.execute(f"UPDATE tasks SET {due} WHERE id = ?", (act.at, task.id))
+        if to is not None and (to is Status.DONE) is not (task.status is Status.DONE):
+            self._count_for_children(task, -1 if to is Status.DONE else 1)
+        return changes
 
-    def _update(self, table: str, changes: Mapping[str, Any], key: str, value: Any, guard: str, expected: str) -> None:
-        """UPDATE one row that still is as expected; the names of columns come from this package, never from outside."""
-        assignments = ", ".join(f"{column} = :{column}" for column in changes)
-        changed = self._database.execute(
-            f"UPDATE {table} SET {assignments} WHERE {key} = :_key AND {guard} = :_expected",
-            {**changes, "_key": value, "_expected": expected},
-        )
-        if changed != 1:
-            what = "task" if table == "tasks" else "run"
-            raise Refused(f"{what} {value} is no longer {expected}; nothing was changed", "dispatchctl list")
-
-    def _count_for_children(self, task: Task, to: Status | None) -> None:
+    def _count_for_children(self, task: Task, step: int) -> None:
         """Keep the counters of unfinished parents, in the transaction that finishes or reopens the parent."""
-        if to is None or (to is Status.DONE) == (task.status is Status.DONE):
-            return
-        step = -1 if to is Status.DONE else 1
         children = "(SELECT task FROM after WHERE parent = ?)"
         self._database.execute(f"UPDATE tasks SET waits = waits + ? WHERE id IN {children}", (step, task.id))
 
+    def _update(self, table: str, changes: Columns, key: tuple[str, Any], expected: tuple[str, str]) -> None:
+        """UPDATE the one row with that key that still is as expected. Raises `Refused` if it is not."""
+        assignments = ", ".join(f"{column} = :{column}" for column in changes)
+        changed = self._database.execute(
+            f"UPDATE {table} SET {assignments} WHERE {key[0]} = :_key AND {expected[0]} = :_expected",
+            {**changes, "_key": key[1], "_expected": expected[1]},
+        )
+        if changed != 1:
+            what = "task" if table == "tasks" else "run"
+            raise Refused(f"{what} {key[1]} is no longer {expected[1]}; nothing was changed", "dispatchctl list")
+
     def _record(
-        self,
-        task: Task,
-        kind: str,
-        actor: Actor,
-        at: int,
-        to: Status | None,
-        token: str | None,
-        task_changes: Mapping[str, Any],
-        run_changes: Mapping[str, Any],
+        self, task: Task, act: Act, to: Status | None, token: str | None, task_changes: Columns, run_changes: Columns
     ) -> None:
-        detail: dict[str, Any] = {}
-        if task_changes:
-            detail["task"] = dict(task_changes)
-        if run_changes:
-            detail["run"] = dict(run_changes)
+        """Write the event: who, when, from which status to which, and the changed columns, so that it can be replayed."""
+        detail = {"task": task_changes, "run": run_changes}
         moved = to is not None and to is not task.status
+        self._write_event(task.id, token, act, (task.status, to) if moved else (None, None), detail)
+
+    def _write_event(
+        self,
+        task: int,
+        token: str | None,
+        act: Act,
+        move: tuple[Status | None, Status | None],
+        detail: Mapping[str, Columns],
+    ) -> None:
+        text = json.dumps({row: changes for row, changes in detail.items() if changes}, ensure_ascii=False)
         self._database.execute(
             "INSERT INTO events (task, run, at, actor, kind, from_status, to_status, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                task.id,
-                token,
-                at,
-                actor,
-                kind,
-                task.status if moved else None,
-                to if moved else None,
-                json.dumps(detail, ensure_ascii=False),
-            ),
+            (task, token, act.at, act.actor, act.kind, *move, text),
         )
 
     def _open_run(self, task: int) -> Run | None:
         row = self._database.row(
-            f"SELECT {RUN_COLUMNS} FROM runs INDEXED BY runs_open WHERE task = ? AND phase <> 'closed'", (task,)
+            f"{SELECT_RUN} INDEXED BY runs_open WHERE task = ? AND phase <> '{Phase.CLOSED}'", (task,)
         )
         return to_run(row) if row else None
 

@@ -64,13 +64,16 @@ class Store(Protocol):
         """Insert all or none. Raises `NoSuchTask` for an unknown parent."""
 
     def edit(self, task: int, changes: Mapping[str, Any], after: Collection[int] | None, *, at: int) -> Task:
-        """Change columns of a task without an open run; `after` replaces its parents and must not close a circle."""
+        """Change columns of a task without an open run; `after` replaces its parents and must not close a circle.
+
+        `changes` has values of the types of `NewTask`; retries and recoveries are `retries_left` and `recoveries_left`.
+        """
 
     def remove(self, tasks: Collection[int], *, at: int) -> None:
         """Delete tasks that have no open run and on which no other task waits; their events stay."""
 
     def release(self, tasks: Collection[int], *, at: int) -> list[Task]:
-        """backlog → ready."""
+        """backlog → ready, all or none."""
 
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """A finished, reviewed or blocked task → ready; refused while a run is open or a child has started."""
@@ -82,7 +85,7 @@ class Store(Protocol):
         """blocked → in_progress where its session is open, else → ready."""
 
     def resolve(self, task: int, report: Report, message: str | None, *, at: int) -> Task:
-        """A human's verdict on a task without an open run: blocked or in_review → done or failed."""
+        """A human's verdict on a task without an open run: blocked → done or failed, in_review → done."""
 
     # -- what is there ---------------------------------------------------------------------------------------------
     def task(self, task: int) -> Task: ...
@@ -135,13 +138,13 @@ class Store(Protocol):
         """Store what the run starts from and what it is about to make, while it is launching."""
 
     def note_window(self, token: str, window: Window, *, actor: Actor = Actor.DISPATCH, at: int) -> None:
-        """Store where the pane is, while the run is launching or started."""
+        """Store where the pane is; a quick agent may have ended by then, but a run that is being undone refuses."""
 
     def begin_undo(self, token: str, error: str, *, actor: Actor, at: int) -> bool:
         """launching → undoing; False if the run is no longer launching."""
 
     def undo_failed(self, token: str, error: str, *, actor: Actor, at: int) -> None:
-        """The undo stopped: the task is failed, the run stays open and says what stands."""
+        """The undo stopped: the task is failed, the run stays open and says what stands. Said again, changes nothing."""
 
     def close_undone(
         self, token: str, error: str, *, curable: bool, policy: Policy, actor: Actor, at: int, jitter: float
@@ -169,7 +172,10 @@ class Store(Protocol):
         """in_progress → blocked; the session goes on."""
 
     def ask(self, token: str, ask: Ask, *, actor: Actor, at: int) -> Run:
-        """Ask an open run to end; a run that is still being launched then never starts its agent."""
+        """Ask an open run to end; one that is still being launched then never starts its agent.
+
+        Asking for the same again changes nothing, and nothing replaces a cancellation.
+        """
 
     def heartbeat(self, token: str, activity: Activity, *, at: int) -> None: ...
 

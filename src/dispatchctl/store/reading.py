@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.store.ledger import TASK_WITH_RUN, Ledger
-from dispatchctl.store.rows import EVENT_COLUMNS, RUN_COLUMNS, to_event, to_run, to_task
+from dispatchctl.store.ledger import Ledger
+from dispatchctl.store.rows import SELECT_EVENT, SELECT_RUN, SELECT_TASK, having_labels, to_event, to_run, to_task
 from dispatchctl.task import Event, Run, Status, Task
 
 BY_NEED = (
@@ -33,29 +33,33 @@ class Reading(Ledger):
         self, *, status: Collection[Status] = (), labels: Collection[str] = (), repo: str | None = None, limit: int = 0
     ) -> list[Task]:
         """Tasks by need; `limit` bounds the whole, and each query, so that finished tasks cost nothing."""
-        found: list[Task] = []
-        for each in BY_NEED:
-            if status and each not in status:
-                continue
-            left = limit - len(found) if limit else -1
-            if left == 0:
-                break
-            where, values = _having_labels(labels)
-            if repo is not None:
-                where += " AND tasks.repo = ?"
-                values.append(repo)
-            rows = self._database.rows(
-                f"{TASK_WITH_RUN} WHERE tasks.status = ?{where} ORDER BY {ORDER.get(each, 'tasks.id')} LIMIT ?",
-                (each, *values, left),
-            )
-            found += map(to_task, rows)
-        return found
+        with self._database.reading():
+            found: list[Task] = []
+            for each in BY_NEED:
+                if status and each not in status:
+                    continue
+                left = limit - len(found) if limit else -1
+                if left == 0:
+                    break
+                found += self._with_status(each, labels, repo, left)
+            return found
+
+    def _with_status(self, status: Status, labels: Collection[str], repo: str | None, limit: int) -> list[Task]:
+        where, values = having_labels(labels)
+        if repo is not None:
+            where += " AND tasks.repo = ?"
+            values.append(repo)
+        order = ORDER.get(status, "tasks.id")
+        rows = self._database.rows(
+            f"{SELECT_TASK} WHERE tasks.status = ?{where} ORDER BY {order} LIMIT ?", (status, *values, limit)
+        )
+        return [to_task(row) for row in rows]
 
     def claimable(self, *, at: int, limit: int, labels: Collection[str] = ()) -> list[Task]:
         """The tasks that a claim at this time would take, in its order."""
-        where, values = _having_labels(labels)
+        where, values = having_labels(labels)
         rows = self._database.rows(
-            f"""{TASK_WITH_RUN} WHERE tasks.status = 'ready' AND tasks.waits = 0
+            f"""{SELECT_TASK} WHERE tasks.status = 'ready' AND tasks.waits = 0
                 AND (tasks.due = 1 OR tasks.not_before <= ?){where}
                 ORDER BY tasks.priority, tasks.id LIMIT ?""",
             (at, *values, limit or -1),
@@ -64,15 +68,16 @@ class Reading(Ledger):
 
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
         """The unfinished parents of each of the tasks."""
-        found: dict[int, list[Task]] = {}
-        for task in tasks:
-            rows = self._database.rows(
-                f"""{TASK_WITH_RUN} WHERE tasks.status <> 'done'
-                    AND tasks.id IN (SELECT parent FROM after WHERE task = ?) ORDER BY tasks.id""",
-                (task,),
-            )
-            if rows:
-                found[task] = [to_task(row) for row in rows]
+        found = {}
+        with self._database.reading():
+            for task in tasks:
+                rows = self._database.rows(
+                    f"""{SELECT_TASK} WHERE tasks.status <> 'done'
+                        AND tasks.id IN (SELECT parent FROM after WHERE task = ?) ORDER BY tasks.id""",
+                    (task,),
+                )
+                if rows:
+                    found[task] = [to_task(row) for row in rows]
         return found
 
     def children(self, task: int) -> list[int]:
@@ -87,8 +92,9 @@ class Reading(Ledger):
 
     def runs(self, task: int) -> list[Run]:
         """The task's runs, oldest first. Raises `NoSuchTask`."""
-        self.task(task)
-        return self._runs("WHERE task = ? ORDER BY number", (task,))
+        with self._database.reading():
+            self.task(task)
+            return self._runs("WHERE task = ? ORDER BY number", (task,))
 
     def open_runs(self) -> list[Run]:
         """Every run that is not closed, whatever its task's status."""
@@ -96,14 +102,14 @@ class Reading(Ledger):
 
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]:
         """Events in order, those with an id over `after` and not before `since`; the last `limit` of them if given."""
-        where, values = "id > ?", [after]
-        if task is not None:
-            where, values = where + " AND task = ?", [*values, task]
+        index, where, values = "", "id > ?", [after]
         if since:
-            where, values = where + " AND at >= ?", [*values, since]
+            index, where, values = "INDEXED BY events_by_time", f"{where} AND at >= ?", [*values, since]
+        if task is not None:
+            index, where, values = "INDEXED BY events_of_task", f"{where} AND task = ?", [*values, task]
         rows = self._database.rows(
-            f"SELECT {EVENT_COLUMNS} FROM events WHERE {where} ORDER BY id {'DESC LIMIT ?' if limit else ''}",
-            (*values, limit) if limit else tuple(values),
+            f"{SELECT_EVENT} {index} WHERE {where} ORDER BY id {'DESC' if limit else ''} LIMIT ?",
+            (*values, limit or -1),
         )
         events = [to_event(row) for row in rows]
         return events[::-1] if limit else events
@@ -113,10 +119,4 @@ class Reading(Ledger):
         return int(self._database.row("PRAGMA data_version")[0])
 
     def _runs(self, where: str, values: tuple[Any, ...]) -> list[Run]:
-        return [to_run(row) for row in self._database.rows(f"SELECT {RUN_COLUMNS} FROM runs {where}", values)]
-
-
-def _having_labels(labels: Collection[str]) -> tuple[str, list[Any]]:
-    """A condition that a task has every one of the labels, with its values."""
-    one = " AND EXISTS (SELECT 1 FROM json_each(tasks.labels) WHERE json_each.value = ?)"
-    return one * len(labels), list(labels)
+        return [to_run(row) for row in self._database.rows(f"{SELECT_RUN} {where}", values)]

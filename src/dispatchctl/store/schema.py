@@ -99,12 +99,18 @@ VERSION_1: tuple[str, ...] = (
         CHECK ((phase = 'closed') = (closed_at IS NOT NULL)),
         CHECK (phase <> 'started' OR started_at IS NOT NULL),
         CHECK (phase NOT IN ('launching', 'undoing') OR started_at IS NULL),
+        CHECK (phase = 'closed' OR (exit_code IS NULL AND signal IS NULL AND ended_at IS NULL)),
         CHECK (exit_code IS NULL OR signal IS NULL),
+        CHECK (started_at IS NOT NULL OR (exit_code IS NULL AND signal IS NULL AND agent_pid IS NULL)),
+        CHECK (outcome <> 'rolled_back' OR started_at IS NULL),
+        CHECK ((server_pid IS NULL) = (server_start IS NULL)),
+        CHECK ((window_id IS NULL) = (pane_id IS NULL)),
+        CHECK ((launcher_pid IS NULL) = (launcher_start IS NULL)),
+        CHECK ((agent_pid IS NULL) = (agent_start IS NULL)),
         CHECK (base_commit IS NOT NULL OR (owns_tree = 0 AND owns_branch = 0)),
         CHECK ((report IS NULL) = (report_by IS NULL))
     ) STRICT, WITHOUT ROWID""",
     "CREATE UNIQUE INDEX runs_open ON runs (task) WHERE phase <> 'closed'",
-    "CREATE INDEX runs_of_task ON runs (task, number)",
     f"""CREATE TABLE events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         task INTEGER NOT NULL,      -- no foreign key: what happened stays when the task is removed
@@ -137,34 +143,36 @@ def migrate(database: Database, *, create: bool) -> None:
     """Bring the file to this version, once, however many processes try at the same time.
 
     Everything happens in one transaction that looks at `user_version` again after it has the lock. Raises `Unavailable`
-    for a file of a newer version, or one that is not ours.
+    for an empty file unless it may be made, for one of a newer version, and for one that is not ours.
     """
-    if _version(database) == len(MIGRATIONS):
-        return
-    _refuse_foreign(database, create=create)
+    with database.reading():  # one moment: another process may be making the file right now
+        if _version(database, create=create) == len(MIGRATIONS):
+            return
     database.use_write_ahead_log()
     with database:
-        _refuse_foreign(database, create=create)
-        for number in range(_version(database), len(MIGRATIONS)):
+        for number in range(_version(database, create=create), len(MIGRATIONS)):
             for statement in MIGRATIONS[number]:
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {number + 1}")
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def _version(database: Database) -> int:
-    return int(database.row("PRAGMA user_version")[0])
-
-
-def _refuse_foreign(database: Database, *, create: bool) -> None:
-    version, empty = _version(database), database.row("SELECT 1 FROM sqlite_schema LIMIT 1") is None
-    if empty and not create:
-        raise Unavailable(f"the database {database.path} is empty", "dispatchctl init")
-    if not empty and database.row("PRAGMA application_id")[0] != APPLICATION_ID:
-        raise Unavailable(f"{database.path} is a database, but not one of dispatchctl", "dispatchctl --db PATH …")
-    if version > len(MIGRATIONS):
+def _version(database: Database, *, create: bool) -> int:
+    """The version of a file that is ours, or 0 for an empty one that may be made."""
+    version, owner = _number(database, "user_version"), _number(database, "application_id")
+    if owner != APPLICATION_ID:
+        if database.row("SELECT 1 FROM sqlite_schema LIMIT 1") or version or owner:
+            raise Unavailable(f"{database.path} is a database, but not one of dispatchctl", "dispatchctl config")
+        if not create:
+            raise Unavailable(f"the database {database.path} is empty", "dispatchctl init")
+    elif version > len(MIGRATIONS):
         raise Unavailable(
             f"the database {database.path} was made by a newer dispatchctl (schema {version}; "
             f"this one knows up to {len(MIGRATIONS)})",
             "pip install --upgrade dispatchctl",
         )
+    return version
+
+
+def _number(database: Database, pragma: str) -> int:
+    return int(database.row(f"PRAGMA {pragma}")[0])

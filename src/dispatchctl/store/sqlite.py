@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from dispatchctl.store.claiming import Claiming
 from dispatchctl.store.connection import Database
 from dispatchctl.store.reading import Reading
 from dispatchctl.store.runs import RunVerbs
@@ -9,13 +10,17 @@ from dispatchctl.store.schema import migrate
 from dispatchctl.store.tasks import TaskVerbs
 
 
-class SqliteStore(TaskVerbs, RunVerbs, Reading):
+class SqliteStore(TaskVerbs, Claiming, RunVerbs, Reading):
     """A `Store` in one SQLite file."""
 
     def __init__(self, path: str, *, create: bool, busy_timeout: float) -> None:
         super().__init__(Database(path, create=create, busy_timeout=busy_timeout))
         self.path = path
-        migrate(self._database, create=create)
+        try:
+            migrate(self._database, create=create)
+        except BaseException:
+            self._database.close()
+            raise
 
     @cached_property
     def id(self) -> str:

@@ -5,9 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dispatchctl.errors import NoSuchTask, Refused
-from dispatchctl.store.ledger import Ledger
+from dispatchctl.store.ledger import PARENTS_ARE, Act, Ledger
 from dispatchctl.task import Actor, NewTask, Report, Status, Task
 
+EDITABLE = frozenset(
+    {"title", "prompt", "agent", "repo", "base", "priority", "labels", "review"}
+    | {"retries_left", "recoveries_left", "timeout_s", "not_before"}
+)
 RETRIABLE = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.IN_REVIEW, Status.BLOCKED})
 
 
@@ -20,7 +24,7 @@ class TaskVerbs(Ledger):
             return [self.task(self._insert(each, actor, at)) for each in new]
 
     def _insert(self, new: NewTask, actor: Actor, at: int) -> int:
-        columns = {
+        columns: dict[str, Any] = {
             "title": new.title,
             "prompt": new.prompt,
             "status": Status.BACKLOG if new.backlog else Status.READY,
@@ -45,21 +49,14 @@ class TaskVerbs(Ledger):
         )
         task = self._database.last_id()
         self._link(task, new.after)
-        self._database.execute(
-            "INSERT INTO events (task, at, actor, kind, to_status, detail) VALUES (?, ?, ?, 'added', ?, ?)",
-            (
-                task,
-                at,
-                actor,
-                columns["status"],
-                json.dumps({"task": {**columns, "after": sorted(set(new.after))}}, ensure_ascii=False),
-            ),
-        )
+        detail = {"task": {**columns, PARENTS_ARE: sorted(set(new.after))}}
+        self._write_event(task, None, Act("added", actor, at), (None, Status(columns["status"])), detail)
         return task
 
     def edit(self, task: int, changes: Mapping[str, Any], after: Collection[int] | None, *, at: int) -> Task:
         """Change columns of a task without an open run, and its parents if `after` is given."""
         columns = dict(changes)
+        assert columns.keys() <= EDITABLE, columns.keys() - EDITABLE
         if "labels" in columns:
             columns["labels"] = json.dumps(columns["labels"], ensure_ascii=False)
         with self._database:
@@ -69,37 +66,38 @@ class TaskVerbs(Ledger):
                 self._refuse_circle(task, after)
                 self._database.execute("DELETE FROM after WHERE task = ?", (task,))
                 self._link(task, after)
-                self._database.execute("UPDATE tasks SET updated_at = ? WHERE id = ?", (at, task))
-            parents = None if after is None else sorted(set(after))
-            self._change(before, "edited", actor=Actor.USER, at=at, columns=columns, parents=parents)
+                columns[PARENTS_ARE] = sorted(set(after))
+            if columns:
+                self._change(before, Act("edited", Actor.USER, at), columns=columns)
             return self.task(task)
 
     def remove(self, tasks: Collection[int], *, at: int) -> None:
         """Delete the tasks and their runs; refused for an open run, and where another task waits for one of them."""
+        wanted = tuple(dict.fromkeys(tasks))
         with self._database:
-            for task in tasks:
+            for task in wanted:
                 before = self.task(task)
                 self._refuse_open(task, "removed")
-                left = [row[0] for row in self._database.rows("SELECT task FROM after WHERE parent = ?", (task,))]
-                children = [str(child) for child in left if child not in tasks]
+                rows = self._database.rows("SELECT task FROM after WHERE parent = ?", (task,))
+                children = [str(row[0]) for row in rows if row[0] not in wanted]
                 if children:
                     raise Refused(
                         f"task {task} cannot be removed: task {', '.join(children)} is to run after it",
                         f"dispatchctl edit {children[0]} --after ''",
                     )
-                self._record(before, "removed", Actor.USER, at, None, None, {}, {})
-            marks = ", ".join("?" * len(tasks))
-            self._database.execute(f"DELETE FROM after WHERE task IN ({marks})", tuple(tasks))
-            self._database.execute(f"DELETE FROM tasks WHERE id IN ({marks})", tuple(tasks))
+                self._record(before, Act("removed", Actor.USER, at), None, None, {}, {})
+            marks = ", ".join("?" * len(wanted))
+            self._database.execute(f"DELETE FROM after WHERE task IN ({marks})", wanted)
+            self._database.execute(f"DELETE FROM tasks WHERE id IN ({marks})", wanted)
 
     def release(self, tasks: Collection[int], *, at: int) -> list[Task]:
         """backlog → ready, all or none."""
         with self._database:
-            for task in tasks:
+            for task in dict.fromkeys(tasks):
                 before = self.task(task)
                 if before.status is not Status.BACKLOG:
                     raise Refused(f"task {task} is {before.status}, not in the backlog", f"dispatchctl show {task}")
-                self._change(before, "released", actor=Actor.USER, at=at, to=Status.READY)
+                self._change(before, Act("released", Actor.USER, at), to=Status.READY)
             return [self.task(task) for task in tasks]
 
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
@@ -120,7 +118,7 @@ class TaskVerbs(Ledger):
             }
             if fresh:
                 columns["resume"] = None
-            self._change(before, "retried", actor=Actor.USER, at=at, to=Status.READY, columns=columns)
+            self._change(before, Act("retried", Actor.USER, at), to=Status.READY, columns=columns)
             return self.task(task)
 
     def _refuse_started_child(self, task: int) -> None:
@@ -140,7 +138,9 @@ class TaskVerbs(Ledger):
         with self._database:
             before = self.task(task)
             self._refuse_open(task, "cancelled here")
-            self._change(before, "cancelled", actor=Actor.USER, at=at, to=Status.CANCELLED)
+            if before.status is Status.CANCELLED:
+                raise Refused(f"task {task} is cancelled already", f"dispatchctl show {task}")
+            self._change(before, Act("cancelled", Actor.USER, at), to=Status.CANCELLED)
             return self.task(task)
 
     def unblock(self, task: int, *, note: str | None, at: int) -> Task:
@@ -150,9 +150,11 @@ class TaskVerbs(Ledger):
             if before.status is not Status.BLOCKED:
                 raise Refused(f"task {task} is {before.status}, not blocked", f"dispatchctl show {task}")
             run = self._open_run(task)
-            to = Status.IN_PROGRESS if run else Status.READY
             columns = {"error": None, "note": note, "not_before": None}
-            self._change(before, "unblocked", actor=Actor.USER, at=at, to=to, columns=columns, run=run)
+            to = Status.IN_PROGRESS if run else Status.READY
+            self._change(before, Act("unblocked", Actor.USER, at), to=to, columns=columns, run=run)
+            if run:
+                self._database.execute("UPDATE runs SET activity = 'unknown' WHERE token = ?", (run.token,))
             return self.task(task)
 
     def resolve(self, task: int, report: Report, message: str | None, *, at: int) -> Task:
@@ -167,7 +169,7 @@ class TaskVerbs(Ledger):
                     f"dispatchctl show {task}",
                 )
             columns = {"result": message, "error": None} if report is Report.DONE else {"error": message}
-            self._change(before, "resolved", actor=Actor.USER, at=at, to=to, columns=columns)
+            self._change(before, Act("resolved", Actor.USER, at), to=to, columns=columns)
             return self.task(task)
 
     def _link(self, task: int, parents: Collection[int]) -> None:

@@ -1,0 +1,111 @@
+"""The claim: a ready task gets a run, and with it every name that the run will use."""
+
+from collections.abc import Collection
+from typing import Any
+
+from dispatchctl.errors import Busy, Refused
+from dispatchctl.store.ledger import Act, Ledger
+from dispatchctl.store.protocol import Claimant
+from dispatchctl.store.rows import having_labels
+from dispatchctl.task import Actor, Phase, Run, Status, Task
+
+
+class Claiming(Ledger):
+    """The one verb that opens a run."""
+
+    def claim(
+        self,
+        claimant: Claimant,
+        *,
+        task: int | None = None,
+        labels: Collection[str] = (),
+        max_running: int,
+        actor: Actor,
+        at: int,
+    ) -> Run | None:
+        """One transaction: the best claimable task becomes in_progress with a run whose every name is fixed."""
+        with self._database:
+            self._database.execute(
+                "UPDATE tasks INDEXED BY tasks_deferred SET due = 1 WHERE status = 'ready' AND due = 0 AND not_before <= ?",
+                (at,),
+            )
+            chosen = self._best(labels) if task is None else self._wanted(task)
+            if chosen is None:
+                return None
+            self._refuse_crowd(max_running)
+            columns = self._new_run(chosen, claimant, at)
+            places = ", ".join(f":{column}" for column in columns)
+            self._database.execute(
+                f"INSERT INTO runs (token, {', '.join(columns)}) VALUES (:token, {places})",
+                {"token": claimant.token, **columns},
+            )
+            act, newest = Act("claimed", actor, at), {"newest_run": claimant.token, "error": None}
+            changes = self._change_task(chosen, act, Status.IN_PROGRESS, newest)
+            self._record(chosen, act, Status.IN_PROGRESS, claimant.token, changes, columns)
+            return self.run(claimant.token)
+
+    def _refuse_crowd(self, max_running: int) -> None:
+        open_runs = self._database.row("SELECT count(*) FROM runs INDEXED BY runs_open WHERE phase <> 'closed'")[0]
+        if open_runs >= max_running:
+            raise Busy(
+                f"{open_runs} runs are open and the limit is {max_running}",
+                f"dispatchctl dispatch --max-running {open_runs + 1}",
+            )
+
+    def _new_run(self, task: Task, claimant: Claimant, at: int) -> dict[str, Any]:
+        """The columns of the task's next run; those left out are not known yet."""
+        last = self._database.row("SELECT ifnull(max(number), 0) FROM runs WHERE task = ?", (task.id,))[0]
+        earlier = self.run(task.resume) if task.resume else None
+        names = claimant.names(task, last + 1, earlier)
+        return {
+            "task": task.id,
+            "number": last + 1,
+            "phase": Phase.LAUNCHING,
+            "agent": names.agent,
+            "repo": task.repo,
+            "branch": names.branch,
+            "worktree": names.worktree,
+            "resumed": int(earlier is not None),
+            "run_dir": names.run_dir,
+            "owner_lock": names.owner_lock,
+            "step_lock": names.step_lock,
+            "host": claimant.host,
+            "boot_id": claimant.boot_id,
+            "claimed_at": at,
+            "socket": names.socket,
+            "session": names.session,
+            "owns_tree": 0,
+            "owns_branch": 0,
+        }
+
+    def _best(self, labels: Collection[str]) -> Task | None:
+        where, values = having_labels(labels)
+        row = self._database.row(
+            f"""SELECT id FROM tasks INDEXED BY tasks_claimable
+                WHERE status = 'ready' AND waits = 0 AND due = 1{where} ORDER BY priority, id LIMIT 1""",
+            tuple(values),
+        )
+        return self.task(row[0]) if row else None
+
+    def _wanted(self, task: int) -> Task:
+        """The named task if it can be claimed now. Raises `Refused` with the reason if not."""
+        wanted = self.task(task)
+        if wanted.status is not Status.READY:
+            raise Refused(f"task {task} is {wanted.status}, not ready", _way_out(wanted))
+        if wanted.waits:
+            raise Refused(
+                f"task {task} is held: {wanted.waits} of the tasks it is to run after are not done",
+                f"dispatchctl ready --explain {task}",
+            )
+        if self._database.row("SELECT 1 FROM tasks WHERE id = ? AND due = 0", (task,)):
+            raise Refused(f"task {task} is not to start yet", f"dispatchctl edit {task} --not-before now")
+        return wanted
+
+
+def _way_out(task: Task) -> str:
+    """What to type for a task that is not ready."""
+    if task.status is Status.BACKLOG:
+        return f"dispatchctl release {task.id}"
+    if task.status in (Status.IN_PROGRESS, Status.BLOCKED):
+        return f"dispatchctl attach {task.id}"
+    return f"dispatchctl retry {task.id}"
