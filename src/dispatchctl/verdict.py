@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dispatchctl.task import Actor, Ask, Cause, Outcome, Report, Run, Status, Task
 
 LONGEST_WAIT_S = 3_600
+REPORTED_AS_FAILED = "reported as failed"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def judge(
     if run.report is Report.DONE:
         return _finished(task, Outcome.REPORTED, run.report_message or result, changes, None)
     if run.report is Report.FAIL:
-        why = run.report_message or "reported as failed"
+        why = run.report_message or REPORTED_AS_FAILED
         if report_by is Actor.AGENT:
             return again.by_retry(Outcome.REPORTED, why, result)
         return Verdict(Outcome.REPORTED, Status.FAILED, why, result)
@@ -106,10 +107,13 @@ def judge_undone(task: Task, run: Run, error: str, *, curable: bool, at: int, po
     """Decide what becomes of a task whose run never started and was undone."""
     if run.ask is Ask.CANCEL:
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
-    if run.report is not None:
-        status = Status.DONE if run.report is Report.DONE else Status.FAILED
-        return Verdict(Outcome.ROLLED_BACK, status, None if status is Status.DONE else run.report_message, None)
-    if not curable or task.status is Status.FAILED:
+    if task.status is Status.FAILED:  # an undo of it failed before; whoever looked into that decides what comes next
+        return Verdict(Outcome.ROLLED_BACK, Status.FAILED, error)
+    if run.report is Report.DONE:
+        return Verdict(Outcome.ROLLED_BACK, Status.DONE, result=run.report_message)
+    if run.report is Report.FAIL:
+        return Verdict(Outcome.ROLLED_BACK, Status.FAILED, run.report_message or REPORTED_AS_FAILED)
+    if not curable:
         return Verdict(Outcome.ROLLED_BACK, Status.FAILED, error)
     return _Again(task, run, at, policy, jitter).by_recovery(Outcome.ROLLED_BACK, error, None)
 
@@ -117,6 +121,8 @@ def judge_undone(task: Task, run: Run, error: str, *, curable: bool, at: int, po
 def _how(ending: Ending) -> tuple[Outcome, str]:
     if ending.cause is Cause.HANGUP and ending.server_lives:
         return Outcome.HUNG_UP, "its window was closed"
+    if ending.cause is Cause.HANGUP and ending.server_lives is None:
+        return Outcome.LOST, "its terminal hung up, and nobody saw whether the tmux server lived on"
     if ending.cause is Cause.HANGUP:
         return Outcome.LOST, "the tmux server died under it"
     if ending.cause is Cause.TERMINATED:
