@@ -1,0 +1,68 @@
+"""Several processes on one database: what each of them does, in a module of its own so that it can be imported there."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from dispatchctl.errors import DispatchctlError
+from dispatchctl.store import fence, open_store
+from dispatchctl.store.connection import Database
+from dispatchctl.store.protocol import Claimant
+from dispatchctl.task import Actor, Cause, NewTask
+from dispatchctl.verdict import Changes, Ending, Policy
+from store.bench import names
+
+Answer = TypeVar("Answer")
+
+
+def at_once(work: Callable[..., Answer], *arguments: Any, processes: int = 8) -> list[Answer]:
+    """Call `work(number, processes, *arguments)` in that many processes, which begin together; their answers."""
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        asked = [pool.submit(work, number, processes, *arguments) for number in range(processes)]
+        return [each.result(timeout=120) for each in asked]
+
+
+def meet(directory: str, number: int, processes: int) -> None:
+    """Wait until every process has come here."""
+    os.makedirs(directory, exist_ok=True)
+    open(os.path.join(directory, str(number)), "x").close()
+    while len(os.listdir(directory)) < processes:
+        time.sleep(0)
+
+
+def open_first(number: int, processes: int, directory: str, rounds: int) -> list[str]:
+    """Open a new path together with the others, each round another one, and add a task; what went wrong."""
+    failures = []
+    for each in range(rounds):
+        path = os.path.join(directory, f"{each}.db")
+        meet(os.path.join(directory, f"{each}.meet"), number, processes)
+        try:
+            store = open_store(path, create=True, busy_timeout=30)
+            store.add([NewTask("Do it", "now", "/repo", "main", "shell")], actor=Actor.USER, at=number)
+            store.close()
+        except DispatchctlError as error:
+            failures.append(error.message)
+    return failures
+
+
+def claim_all(number: int, processes: int, path: str) -> list[int]:
+    """Claim, start and finish tasks until there is none; their ids. Nothing is caught: an error fails the test."""
+    meet(f"{path}.meet", number, processes)
+    store = open_store(path, busy_timeout=60)
+    done: list[int] = []
+    database = Database(path, busy_timeout=60)
+    while True:
+        claimant = Claimant(f"{number:04x}{len(done):04x}", "host", "boot", names)
+        run = store.claim(claimant, max_running=processes, actor=Actor.DISPATCH, at=1)
+        if run is None:
+            break
+        assert fence.start(database, run.token, at=2, launcher=(1, 1), agent=(2, 2))
+        ending = Ending(Cause.BY_ITSELF, 3, exit_code=0)
+        store.close_ended(run.token, ending, Changes(1, 0), None, Policy(), actor=Actor.LAUNCHER, at=3, jitter=0.5)
+        done.append(run.task)
+    database.close()
+    store.close()
+    return done
