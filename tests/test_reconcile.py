@@ -34,10 +34,10 @@ dispatch.dispatch(Runtime(Environment.read(), private_tmux=True))
 """
 
 
-def running(world: World, prompt: str = "touch began; sleep 600", **changes: object) -> tuple[Runtime, Path, Run]:
+def running(world: World, prompt: str = "touch began; sleep 600") -> tuple[Runtime, Path, Run]:
     """A task whose agent is at work."""
     repo, runtime = world.repository(), world.runtime()
-    task = world.add(runtime, prompt, repo=repo, **changes)
+    task = world.add(runtime, prompt, repo=repo)
     dispatch(runtime)
     run = world.started(runtime, task.id)
     eventually(lambda: os.path.exists(os.path.join(run.worktree, "began")))
@@ -128,7 +128,7 @@ def test_an_agent_that_ended_unrecorded_is_recorded_from_its_exit_file(world: Wo
 def test_a_dispatcher_killed_at_any_step_leaves_no_trace_or_a_true_row(world: World, number: int, when: str) -> None:
     repo, runtime = world.repository(), world.runtime()
     world.add(runtime, "touch began; sleep 600", repo=repo)
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510 - how it dies is what is asked
         [sys.executable, "-c", DYING_DISPATCHER, str(number), when],
         env=world.variables,
         capture_output=True,
