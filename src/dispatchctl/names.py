@@ -7,7 +7,7 @@ import unicodedata
 
 def slug(text: str, longest: int = 40) -> str:
     """The text as lower-case words of `[a-z0-9]` joined by hyphens, cut at a word; may be empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
     words = re.findall(r"[a-z0-9]+", plain)
     kept = ""
     for word in words:
@@ -27,8 +27,9 @@ def place(repo: str) -> str:
 def branch(pattern: str, task: int, title: str, number: int) -> str:
     """The branch of a run: the pattern with `{id}` and `{slug}`; later tries that start afresh get `-2`, `-3`, …"""
     words = slug(title)
+    if not words:
+        pattern = re.sub(r"[-/_.]*\{slug\}|\{slug\}[-/_.]*", "", pattern).lstrip("-/_.")
     name = pattern.replace("{id}", str(task)).replace("{slug}", words)
-    name = re.sub(r"[-/_.]+$", "", name) if not words else name
     return name if number == 1 else f"{name}-{number}"
 
 

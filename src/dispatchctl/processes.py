@@ -300,7 +300,8 @@ def execute(
             timed_out = True
             _end_group(process.pid, process.poll)
         said.listen(0.0)
-        return Finished(process.wait(), said.of(0), said.of(1), timed_out)
+        code = process.poll()
+        return Finished(-signal.SIGKILL if code is None else code, said.of(0), said.of(1), timed_out)
     except BaseException:
         _end_group(process.pid, process.poll)
         raise
@@ -378,9 +379,10 @@ def _end_group(group: int, reap: "Callable[[], int | None]", grace: float = 3.0)
         except ProcessLookupError:
             return
         while time.monotonic() < deadline:
-            reap()
             if not _group_lives(group):
+                reap()
                 return
+            reap()
             time.sleep(0.01)
 
 
