@@ -84,7 +84,7 @@ def main(run_dir: str) -> "NoReturn":
 def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     """Fork, pass the fence, open the gate. The relay is None if the run was given up."""
     environment = dict(pairs(spec.path("environment")))
-    for name in ("TERM", "TMUX", "TMUX_PANE", "COLORTERM"):
+    for name in ("TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "COLORTERM", "TMUX", "TMUX_PANE"):
         if name in os.environ:
             environment[name] = os.environ[name]
     os.chdir(spec["worktree"])
