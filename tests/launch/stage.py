@@ -48,8 +48,14 @@ def configure(world: World, **tables: Any) -> None:
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table.replace('__', '.')}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value)
 
 
 def lived_in(world: World, name: str = "repo") -> Path:

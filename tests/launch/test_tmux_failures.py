@@ -215,8 +215,13 @@ def test_a_window_is_found_by_its_token_whatever_the_user_did_to_it(world: World
 
 
 def test_the_window_has_a_safe_name_in_the_session_of_its_repository(world: World, repo: Path) -> None:
-    runtime = world.runtime()
-    task = add(runtime, repo, "sleep 600", title="#(touch CANARY) $(id) `id` ; kill-server \x1b]0;x\x07 Größe 🚀")
+    runtime, canary = world.runtime(), world.root / "CANARY"
+    task = add(
+        runtime,
+        repo,
+        "sleep 600",
+        title=f"#(touch {canary}) $(touch {canary}) `touch {canary}` ; kill-server \x1b]0;x\x07 Größe 🚀",
+    )
     dispatch(runtime)
     run = world.started(runtime, task.id)
     listed = world.tmux("list-windows", "-a", "-F", "#{session_name}|#{window_name}|#{window_id}").splitlines()
@@ -225,4 +230,4 @@ def test_the_window_has_a_safe_name_in_the_session_of_its_repository(world: Worl
     assert (run.server_pid, run.phase) == (int(world.tmux("display-message", "-p", "#{pid}")), Phase.STARTED)
     began = time.monotonic()
     while time.monotonic() - began < 0.3:
-        assert not list(world.root.rglob("CANARY"))
+        assert not canary.exists()
