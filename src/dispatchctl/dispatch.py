@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from shlex import quote
 
 from dispatchctl import agents, names, processes, rundir
 from dispatchctl.config import Settings
@@ -154,7 +155,7 @@ def start_point(runtime: Runtime, task: Task) -> str:
         listed = ", ".join(map(str, unmerged))
         raise LaunchError(
             f"task {task.id} waits until tasks {listed} are merged into {task.base}: it cannot start from several branches",
-            f"git -C {task.repo} merge {' '.join(unmerged.values())}",
+            f"git -C {quote(task.repo)} merge {' '.join(unmerged.values())}",
         )
     return next(iter(unmerged.values()), task.base)
 
@@ -203,7 +204,7 @@ def set_up(launch: Launch) -> None:
     if os.path.islink(directory):
         raise LaunchError(
             f"task {run.task} was not started: {directory} is a symbolic link, through which nothing is written",
-            f"git -C {run.repo} rm .dispatchctl",
+            f"git -C {quote(run.repo)} rm .dispatchctl",
             curable=False,
         )
     os.makedirs(directory, exist_ok=True)
@@ -510,7 +511,9 @@ def _make_locks(runtime: Runtime, token: str) -> Lock:
         owner = processes.lock(path)
         step = processes.lock(_lock_path(runtime, token, "step"))
     except OSError as error:
-        raise Unavailable(f"nothing can be written in {runtime.state}: {error}", f"ls -ld {runtime.state}") from error
+        raise Unavailable(
+            f"nothing can be written in {runtime.state}: {error}", f"ls -ld {quote(str(runtime.state))}"
+        ) from error
     assert owner is not None, "nobody else can know a new token"
     assert step is not None, "nobody else can know a new token"
     step.release()

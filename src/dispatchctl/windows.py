@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Mapping, Sequence
+from shlex import quote
 
 from dispatchctl import processes
 from dispatchctl.errors import LaunchError, Unanswered, Unavailable
@@ -60,7 +61,7 @@ class Windows:
                 continue
             except OSError as error:
                 raise Unavailable(
-                    f"the tmux socket {self.socket} cannot be reached: {error}", f"ls -ld {directory}"
+                    f"the tmux socket {self.socket} cannot be reached: {error}", f"ls -ld {quote(directory)}"
                 ) from error
             if path == self.socket and not stat.S_ISSOCK(found.st_mode):
                 raise Unavailable(  # tmux would remove it and put its socket there
@@ -108,10 +109,12 @@ class Windows:
             if not (NO_SERVER.search(said) or "can't find session" in said or "duplicate session" in said):
                 if "server exited" not in said:
                     raise Unanswered(
-                        f"tmux on {self.socket} refused a window: {said.strip()}", f"tmux -S {self.socket} ls"
+                        f"tmux on {self.socket} refused a window: {said.strip()}", f"tmux -S {quote(self.socket)} ls"
                     )
                 time.sleep(0.05 * (attempt + 1))
-        raise Unanswered(f"tmux on {self.socket} could not be started: {said.strip()}", f"tmux -S {self.socket} ls")
+        raise Unanswered(
+            f"tmux on {self.socket} could not be started: {said.strip()}", f"tmux -S {quote(self.socket)} ls"
+        )
 
     def panes(self) -> list[Pane]:
         """Every tagged pane of the server, once each. Raises `NoServer` or `Unanswered`."""
@@ -195,8 +198,8 @@ class Windows:
         if finished.code != 0:
             said = finished.err.decode("utf-8", "replace").strip()
             if NO_SERVER.search(said):
-                raise NoServer(f"no tmux server is running on {self.socket}", f"tmux -S {self.socket} ls")
-            raise Unanswered(f"tmux on {self.socket} failed: {said}", f"tmux -S {self.socket} ls")
+                raise NoServer(f"no tmux server is running on {self.socket}", f"tmux -S {quote(self.socket)} ls")
+            raise Unanswered(f"tmux on {self.socket} failed: {said}", f"tmux -S {quote(self.socket)} ls")
         return finished.out.decode("utf-8", "replace")
 
     def _run(self, arguments: Sequence[str], given: bytes | None = None) -> processes.Finished:
@@ -207,7 +210,7 @@ class Windows:
             raise Unavailable(f"tmux cannot be run: {error}", "dispatchctl config tools.tmux") from error
         if finished.timed_out:
             raise Unanswered(
-                f"tmux on {self.socket} did not answer within {self.timeout:g} s", f"tmux -S {self.socket} ls"
+                f"tmux on {self.socket} did not answer within {self.timeout:g} s", f"tmux -S {quote(self.socket)} ls"
             )
         return finished
 

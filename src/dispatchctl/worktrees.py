@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from dispatchctl import processes
 from dispatchctl.errors import Busy, DispatchctlError, LaunchError, Refused, Unanswered, Unavailable
@@ -68,7 +69,7 @@ class Worktrees:
         answer = self._git(path, "rev-parse", "--path-format=absolute", *asked)
         if answer.code != 0:
             raise NotARepository(
-                f"{path} is not in a git repository ({answer.last_words})", f"git -C {path} init", curable=False
+                f"{path} is not in a git repository ({answer.last_words})", f"git -C {quote(path)} init", curable=False
             )
         bare, git_dir, common = self._each(path, asked, answer.out)
         if bare == "true" and common == git_dir:
@@ -94,11 +95,11 @@ class Worktrees:
         if self._git(repo, "rev-parse", "--verify", "--quiet", "HEAD").code != 0:
             raise LaunchError(
                 f"the repository {repo} has no commit yet, so there is nothing to start from",
-                f"git -C {repo} commit --allow-empty -m 'first commit'",
+                f"git -C {quote(repo)} commit --allow-empty -m 'first commit'",
                 curable=False,
             )
         raise LaunchError(
-            f"there is no branch or commit {base!r} in {repo}", f"git -C {repo} branch --all", curable=False
+            f"there is no branch or commit {base!r} in {repo}", f"git -C {quote(repo)} branch --all", curable=False
         )
 
     def branch_tip(self, repo: str, branch: str) -> str | None:
@@ -155,19 +156,19 @@ class Worktrees:
         if os.path.lexists(run.worktree) or (owns_branch and run.worktree in registered):
             raise LaunchError(
                 f"task {run.task} was not started: its worktree path {run.worktree} is taken",
-                f"ls -la {run.worktree}; then: dispatchctl retry {run.task}",
+                f"dispatchctl retry {run.task} --fresh",
                 curable=False,
             )
         if registered.get(run.worktree, run.branch) != run.branch:  # its HEAD may be all that keeps its commits
             raise LaunchError(
                 f"task {run.task} was not started: {run.worktree} is gone, and it did not have {run.branch} checked out",
-                f"git -C {run.repo} worktree list",
+                f"git -C {quote(run.repo)} worktree list",
                 curable=False,
             )
         if owns_branch and self.branch_tip(run.repo, run.branch) is not None:
             raise LaunchError(
                 f"task {run.task} was not started: the branch {run.branch} exists already",
-                f"git -C {run.repo} log {run.branch}; then: dispatchctl retry {run.task}",
+                f"dispatchctl retry {run.task} --fresh",
                 curable=False,
             )
 
@@ -197,7 +198,8 @@ class Worktrees:
         if finished.timed_out or finished.code != 0:
             how = f"ran longer than {limit:g} s" if finished.timed_out else f"failed with {finished.code}"
             raise LaunchError(
-                f"task {run.task}: the post-checkout hook {how}: {finished.last_words}", f"git -C {run.repo} hook list"
+                f"task {run.task}: the post-checkout hook {how}: {finished.last_words}",
+                f"cd {quote(run.repo)} && git rev-parse --git-path hooks/post-checkout",
             )
         return finished.out
 
@@ -363,11 +365,13 @@ class Worktrees:
             return
         if not os.path.isdir(run.repo):
             raise Unanswered(
-                f"the repository {run.repo} is not there, so {run.worktree} was left", f"ls -ld {run.repo}"
+                f"the repository {run.repo} is not there, so {run.worktree} was left", f"ls -ld {quote(run.repo)}"
             )
         registered = run.worktree in self.registered(run.repo)
         if registered and self._locked_for(run) != reason:
-            raise Refused(f"the worktree {run.worktree} is not the run's own", f"git -C {run.repo} worktree list -v")
+            raise Refused(
+                f"the worktree {run.worktree} is not the run's own", f"git -C {quote(run.repo)} worktree list -v"
+            )
         self._rescue(run)
         if registered:
             self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
@@ -383,9 +387,14 @@ class Worktrees:
         if tip is None:
             return
         if run.branch in self.registered(run.repo).values():
-            raise Refused(f"the branch {run.branch} is checked out elsewhere", f"git -C {run.repo} worktree list")
+            raise Refused(
+                f"the branch {run.branch} is checked out elsewhere", f"git -C {quote(run.repo)} worktree list"
+            )
         if tip != run.base_commit and self._line(run.repo, "rev-parse", "--verify", _rescue_ref(run)) != tip:
-            raise Unanswered(f"the branch {run.branch} moved while it was to be deleted", f"git log {run.branch}")
+            raise Unanswered(
+                f"the branch {run.branch} moved while it was to be deleted",
+                f"git -C {quote(run.repo)} log {run.branch}",
+            )
         self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
 
     def _locked_for(self, run: Run) -> str | None:
@@ -418,14 +427,16 @@ class Worktrees:
         except (FileNotFoundError, PermissionError) as error:
             raise Unavailable(f"git cannot be run: {error}", "dispatchctl config tools.git") from error
         if finished.timed_out:
-            raise Unanswered(f"git {arguments[0]} in {directory} did not end within {timeout:g} s", f"ls {directory}")
+            raise Unanswered(
+                f"git {arguments[0]} in {directory} did not end within {timeout:g} s", f"ls {quote(directory)}"
+            )
         return finished
 
     def _answer(self, directory: str, *arguments: str) -> bytes:
         finished = self._git(directory, *arguments)
         if finished.code != 0:
             raise Unanswered(
-                f"git {arguments[0]} in {directory} failed: {finished.last_words}", f"git -C {directory} status"
+                f"git {arguments[0]} in {directory} failed: {finished.last_words}", f"git -C {quote(directory)} status"
             )
         return finished.out
 
@@ -452,7 +463,7 @@ class Worktrees:
         if finished.code != 0:
             raise LaunchError(
                 f"task {run.task}: {what} failed with {finished.code}: {finished.last_words}",
-                f"git -C {run.repo} worktree list",
+                f"git -C {quote(run.repo)} worktree list",
             )
         return finished
 

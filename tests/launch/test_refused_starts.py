@@ -12,6 +12,8 @@ from world import World
 
 from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import ExitCode, Unavailable
+from dispatchctl.names import place as place_name
+from dispatchctl.runtime import now
 from dispatchctl.task import Status
 
 BRANCH = "dispatch/1-do-it"
@@ -28,9 +30,7 @@ class Case(NamedTuple):
 
 def place(world: World, repo: Path) -> Path:
     """The worktree path that the first task of the repository will get."""
-    from dispatchctl.names import place
-
-    return world.runtime().worktrees_root / place(str(repo)) / "1-do-it"
+    return world.runtime().worktrees_root / place_name(str(repo)) / "1-do-it"
 
 
 def no_such_base(world: World, repo: Path) -> dict[str, Any]:
@@ -159,6 +159,18 @@ def test_what_cannot_start_leaves_everything_as_it_was(world: World, case: Case)
     assert [path for path in there if not os.path.lexists(path)] == []
     if (world.root / "elsewhere").exists():
         assert [path.name for path in (world.root / "elsewhere").iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize("arrange", [branch_is_taken, path_is_a_directory], ids=lambda arrange: arrange.__name__)
+def test_the_hint_for_a_taken_name_helps(world: World, arrange: Callable[[World, Path], dict[str, Any]]) -> None:
+    repo = lived_in(world)
+    arrange(world, repo)
+    runtime = world.runtime()
+    task = add(runtime, repo)
+    assert launch_fails(runtime).error.hint == f"dispatchctl retry {task.id} --fresh"
+    runtime.store.retry(task.id, note=None, fresh=True, recoveries=3, at=now())
+    assert dispatch(runtime).failed == []
+    assert world.ended(runtime, task.id).status is Status.DONE
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "plain", "unborn"])
