@@ -4,7 +4,8 @@ It refuses when anything would be lost; with `force` a rescue ref keeps it first
 """
 
 import os
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Callable, Collection, Sequence
 
 from dispatchctl import processes, rundir
 from dispatchctl.errors import Refused
@@ -13,26 +14,29 @@ from dispatchctl.task import Phase, Run
 from dispatchctl.windows import NoServer
 
 
-def remove(runtime: Runtime, tasks: Collection[int], *, force: bool) -> list[str]:
+def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Callable[[str], None]) -> None:
     """Delete tasks with everything their runs left. All are checked before anything is touched.
 
-    Returns what was rescued and how to get it back. Raises `Refused` if something would be lost and `force` is not given.
+    `tell` hears at once what was rescued and how to get it back. Raises `Refused` if something would be lost and `force` is
+    not given. What stops it midway leaves the rows, and doing it again goes on.
     """
-    runs = {task: runtime.store.runs(task) for task in dict.fromkeys(tasks)}
-    places = [run for each in runs.values() for run in _places(each)]
+    runs = {task: runtime.store.runs(task) for task in tasks}
     for task, each in runs.items():
         if any(run.phase is not Phase.CLOSED for run in each):
             raise Refused(f"task {task} cannot be removed: it has an open run", f"dispatchctl cancel {task}")
         _refuse_children(runtime, task, tasks)
+    places = [run for each in runs.values() for run in _places(each)]
     for run in places:
-        clear_place(runtime, run, force=force, check_only=True)
-    notes = [note for run in places for note in clear_place(runtime, run, force=force)]
+        _check_place(runtime, run, force=force)
     for each in runs.values():
         for run in each:
             _clear_pane(runtime, run)
+    for run in places:
+        clear_place(runtime, run, force=force, tell=tell)
+    for each in runs.values():
+        for run in each:
             rundir.remove(run.run_dir)
     runtime.store.remove(tasks, at=now())
-    return notes
 
 
 def _refuse_children(runtime: Runtime, task: int, removed: Collection[int]) -> None:
@@ -50,28 +54,39 @@ def _places(runs: Sequence[Run]) -> list[Run]:
     return list({(run.worktree, run.branch): run for run in runs}.values())
 
 
-def clear_place(runtime: Runtime, run: Run, *, force: bool, check_only: bool = False) -> list[str]:
-    """Remove the worktree and branch of a closed run, or say what would be lost."""
-    git = runtime.git
+def _check_place(runtime: Runtime, run: Run, *, force: bool) -> list[str]:
+    """What would be lost if the worktree and branch of a closed run went. Raises `Refused` if they must not go."""
     if not os.path.isdir(run.repo):
+        if os.path.lexists(run.worktree):
+            raise Refused(
+                f"task {run.task} was not removed: its repository {run.repo} is gone, so nobody can say what of"
+                f" {run.worktree} would be lost",
+                f"rm -r {shlex.quote(run.worktree)}",
+            )
         return []
     inside = processes.working_in(run.worktree)
     if inside:
         raise Refused(
-            f"task {run.task}: process {', '.join(map(str, inside))} works in {run.worktree}",
+            f"task {run.task} was not removed: process {', '.join(map(str, inside))} works in {run.worktree}",
             f"ps -o pid,args {' '.join(map(str, inside))}",
         )
-    losses = git.losses(run)
+    losses = runtime.git.losses(run)
     if losses and not force:
         raise Refused(
             f"task {run.task} was not removed: {run.worktree} holds what would be lost: {', '.join(losses)}",
             f"dispatchctl rm {run.task} --force",
         )
-    if check_only:
-        return []
-    note = git.rescue(run) if losses else None
-    git.remove_place(run)
-    return [note] if note else []
+    return losses
+
+
+def clear_place(runtime: Runtime, run: Run, *, force: bool, tell: Callable[[str], None]) -> None:
+    """Remove the worktree and branch of a closed run; what would be lost is kept by a ref first, and `tell` hears of it."""
+    losses = _check_place(runtime, run, force=force)
+    if not os.path.isdir(run.repo):
+        return
+    if losses:
+        tell(runtime.git.rescue(run))
+    runtime.git.remove_place(run)
 
 
 def _clear_pane(runtime: Runtime, run: Run) -> None:

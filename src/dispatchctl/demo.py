@@ -4,16 +4,20 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from dispatchctl import dispatch, intake, lookout
+from dispatchctl import dispatch, intake, lookout, processes
 from dispatchctl.config import Environment
-from dispatchctl.errors import ExitCode
+from dispatchctl.errors import ExitCode, Unavailable
 from dispatchctl.intake import Wish
-from dispatchctl.render import views
+from dispatchctl.render import shapes, views
 from dispatchctl.render.output import Output
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Status
+
+LONGEST_PLACE = 90
+"""Bytes of a directory whose socket tmux can use."""
 
 TASKS = (
     ("Greet the world", "echo 'Hello, world' > hello.txt; git add hello.txt; git commit -qm 'Say hello'", ()),
@@ -28,17 +32,39 @@ TASKS = (
 
 def run(environment: Environment, output: Output, *, keep: bool) -> int:
     """Dispatch three tasks, wait for them, show what came of it. The exit code is 0 if all three are done."""
-    place = Path(os.path.realpath(tempfile.mkdtemp(prefix="dispatchctl-demo-")))
+    place = _place()
     runtime = Runtime(_apart(environment, place), private_tmux=True)
     try:
         return _run(runtime, place, output)
     finally:
         if keep:
-            output.story(f"kept: {place}; look with: dispatchctl --db {runtime.database} list")
+            where = f"--db {runtime.database}"
+            output.story(f"kept: {place}", hint=f"dispatchctl list {where}; dispatchctl attach 1 {where}")
         else:
-            runtime.windows().end_server()
-            shutil.rmtree(place)
+            _clean_up(runtime, place)
             output.story("the demo's repository, database and tmux server are gone again")
+
+
+def _place() -> Path:
+    """A new directory whose path is short enough for the socket of a tmux server in it."""
+    place = Path(os.path.realpath(tempfile.mkdtemp(prefix="dispatchctl-demo-")))
+    if len(os.fsencode(place)) > LONGEST_PLACE:
+        place.rmdir()
+        raise Unavailable(f"the path of {place} is too long for the socket of a tmux server", "export TMPDIR=/tmp")
+    return place
+
+
+def _clean_up(runtime: Runtime, place: Path) -> None:
+    """End the server and what an interrupted demo left running, then remove the place."""
+    tokens = []
+    if runtime.database.exists():
+        tokens = [run.token for run in runtime.store.open_runs()]
+        runtime.store.close()
+    if os.path.exists(runtime.socket):
+        runtime.windows().end_server()
+    for token in tokens:
+        processes.sweep(partial(processes.of_run, token), grace=1.0)
+    shutil.rmtree(place)
 
 
 def _apart(environment: Environment, place: Path) -> Environment:
@@ -87,10 +113,13 @@ def _show(runtime: Runtime, output: Output, ids: list[int], repo: str) -> int:
     tasks = [runtime.store.task(task) for task in ids]
     output.story("$ dispatchctl list")
     held = lookout.held(runtime, tasks)
-    output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), now()) for task in tasks))
+    if output.as_json:
+        output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in tasks]})
+    else:
+        output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), now()) for task in tasks))
+    runs = [] if output.as_json else [(task.base, task.run) for task in tasks if task.run is not None]
     output.story(f"$ git -C {repo} log --oneline --all")
-    for task in tasks:
-        if task.run is not None:
-            for commit, subject in runtime.git.commits(repo, task.base, task.run.branch):
-                output.line(f"{task.run.branch}: {commit[:9]} {subject}")
+    for base, run in runs:
+        for commit, subject in runtime.git.commits(repo, base, run.branch):
+            output.line(f"{run.branch}: {commit[:9]} {subject}")
     return ExitCode.OK if all(task.status is Status.DONE for task in tasks) else ExitCode.FAILED

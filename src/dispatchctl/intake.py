@@ -11,6 +11,8 @@ from dispatchctl.task import Actor, NewTask, Task
 
 LONGEST_TITLE = 1_000
 LONGEST_PROMPT = 16 << 20
+LONGEST_LABEL = 200
+LONGEST_MESSAGE = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ def add(runtime: Runtime, wishes: Iterable[Wish]) -> list[Task]:
 
     Raises `UsageError` for what cannot be: no repository, no commit, no such base or agent; `NoSuchTask` for a parent.
     """
-    checked = [_checked(runtime, wish) for wish in wishes]
-    return runtime.make_store().add(checked, actor=Actor.USER, at=now())
+    new = [checked(runtime, wish) for wish in wishes]
+    return runtime.make_store().add(new, actor=Actor.USER, at=now())
 
 
-def _checked(runtime: Runtime, wish: Wish) -> NewTask:
+def checked(runtime: Runtime, wish: Wish) -> NewTask:
+    """What the user wished, completed by the settings; nothing is written. Raises `UsageError`."""
     title = checked_text(wish.title.strip(), "title", LONGEST_TITLE)
     if not title:
         raise UsageError("the title is empty", "dispatchctl add 'Fix the login page' -p 'What to do …'")
+    prompt = checked_text(title if wish.prompt is None else wish.prompt, "prompt", LONGEST_PROMPT)
+    if not prompt.strip():
+        raise UsageError(f"the prompt of {title!r} is empty", "leave it out, and the title is the prompt")
     repo = repository(runtime, wish.repo)
     settings = runtime.settings_for(repo)
     agent = wish.agent or settings.task.agent
@@ -53,12 +59,12 @@ def _checked(runtime: Runtime, wish: Wish) -> NewTask:
     defaults = settings.task
     return NewTask(
         title=title,
-        prompt=checked_text(title if wish.prompt is None else wish.prompt, "prompt", LONGEST_PROMPT),
+        prompt=prompt,
         repo=repo,
         base=base,
         agent=agent,
         priority=defaults.priority if wish.priority is None else wish.priority,
-        labels=tuple(dict.fromkeys(wish.labels)),
+        labels=checked_labels(wish.labels),
         after=tuple(dict.fromkeys(wish.after)),
         review=defaults.review if wish.review is None else wish.review,
         backlog=wish.backlog,
@@ -71,20 +77,28 @@ def _checked(runtime: Runtime, wish: Wish) -> NewTask:
 
 def repository(runtime: Runtime, path: str) -> str:
     """The root of the repository that `path` is in. Raises `UsageError`."""
-
+    if not path:
+        raise UsageError("--repo names no directory: it is empty", "dispatchctl add … --repo .")
     try:
-        return runtime.git.repository(os.path.realpath(os.path.expanduser(path))).root
+        root = runtime.git.repository(os.path.realpath(os.path.expanduser(path))).root
     except LaunchError as error:
         raise UsageError(error.message, error.hint) from error
+    return checked_text(root, "path of the repository", LONGEST_PROMPT)
 
 
 def checked_base(runtime: Runtime, repo: str, base: str | None) -> str:
     """The base if it names a commit, or the repository's current branch if none was given. Raises `UsageError`."""
+    base = base or None
     try:
         runtime.git.commit(repo, base or "HEAD")
     except LaunchError as error:
         raise UsageError(error.message, error.hint) from error
-    return base or runtime.git.current_base(repo)
+    return checked_text(base or runtime.git.current_base(repo), "name of the base", LONGEST_PROMPT)
+
+
+def checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """The labels, each once. Raises `UsageError`."""
+    return tuple(dict.fromkeys(checked_text(label, "label", LONGEST_LABEL) for label in labels))
 
 
 def checked_text(text: str, what: str, longest: int) -> str:
@@ -98,9 +112,7 @@ def checked_text(text: str, what: str, longest: int) -> str:
     if "\0" in text:
         raise UsageError(f"the {what} contains a NUL character", "tr -d '\\000' < FILE | dispatchctl add … -")
     if size > longest:
-        raise UsageError(
-            f"the {what} is {size} bytes long; at most {longest} are kept", "dispatchctl add TITLE -P FILE"
-        )
+        raise UsageError(f"the {what} has {size} bytes, and {longest} is the most", "dispatchctl add TITLE -P FILE")
     return text
 
 
@@ -112,8 +124,10 @@ def edit(runtime: Runtime, task: int, wish: Mapping[str, Any], after: Sequence[i
         changes["title"] = checked_text(changes["title"].strip(), "title", LONGEST_TITLE)
         if not changes["title"]:
             raise UsageError("the title is empty", f"dispatchctl edit {task} --title 'Fix the login page'")
-    if "prompt" in changes:
-        checked_text(changes["prompt"], "prompt", LONGEST_PROMPT)
+    if "prompt" in changes and not checked_text(changes["prompt"], "prompt", LONGEST_PROMPT).strip():
+        raise UsageError(f"the new prompt of task {task} is empty", f"dispatchctl edit {task} -e")
+    if "labels" in changes:
+        changes["labels"] = checked_labels(changes["labels"])
     if "agent" in changes:
         runtime.profile(changes["agent"])
     if "base" in changes:

@@ -1,20 +1,19 @@
 """Looking: why a task waits, whether a run lives, what it wrote, and waiting for its end."""
 
 import os
-import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import IO
 
 from dispatchctl import processes
 from dispatchctl.durations import format_time
 from dispatchctl.errors import Refused, TimedOut, Unanswered, Unavailable
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.task import FINISHED, Life, Phase, Run, Status, Task
+from dispatchctl.task import FINISHED, Life, Outcome, Phase, Run, Status, Task
 
-TERMINAL_SEQUENCE = re.compile(
-    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", re.DOTALL
-)
+PIECE = 1 << 16
+
 SETTLED = FINISHED | {Status.IN_REVIEW}
 
 
@@ -47,8 +46,13 @@ def explain(runtime: Runtime, task: Task) -> str:
         return f"held: {reason}"
     limit, running = runtime.settings.dispatch.max_running, len(runtime.store.open_runs())
     if running >= limit:
-        return f"ready; {running} runs are open and the limit is {limit}"
+        return f"ready; {limit_reached(running, limit)}"
     return "ready: dispatchctl dispatch"
+
+
+def limit_reached(running: int, limit: int) -> str:
+    """That no more runs may be opened."""
+    return f"{'1 run is' if running == 1 else f'{running} runs are'} open and the limit is {limit}"
 
 
 def look(runtime: Runtime, task: Task) -> Task:
@@ -89,10 +93,18 @@ def life_of(runtime: Runtime, run: Run) -> Life:
     return Life.UNKNOWN if pane is not None and not pane.dead else Life.GONE
 
 
-def wait(runtime: Runtime, ids: Sequence[int], *, timeout: float | None, through_blocked: bool) -> Iterator[Task]:
+def wait(
+    runtime: Runtime,
+    ids: Sequence[int],
+    *,
+    timeout: float | None,
+    through_blocked: bool,
+    idle: Callable[[Task], None] = lambda _: None,
+) -> Iterator[Task]:
     """Each task as it settles: finished, in review, blocked (unless that is waited through), or held for ever.
 
-    Raises `TimedOut` after `timeout` seconds, naming those that have not.
+    `idle` hears, each time it looks, of tasks that only wait for somebody to start them. Raises `TimedOut` after
+    `timeout` seconds, naming those that have not settled.
     """
     left = dict.fromkeys(ids)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -105,10 +117,14 @@ def wait(runtime: Runtime, ids: Sequence[int], *, timeout: float | None, through
                 if _settled(runtime, task, through_blocked):
                     del left[task.id]
                     yield task
+                elif task.status is Status.BACKLOG or (task.status is Status.READY and not task.waits):
+                    idle(task)
         if left and deadline is not None and time.monotonic() > deadline:
-            listed = ", ".join(map(str, left))
+            many = len(left) > 1
             raise TimedOut(
-                f"{timeout:g} s passed and task {listed} had not ended", f"dispatchctl show {next(iter(left))}"
+                f"task{'s' if many else ''} {', '.join(map(str, left))} {'have' if many else 'has'} not ended within"
+                f" {timeout:g} s",
+                f"dispatchctl show {next(iter(left))}",
             )
         if left:
             time.sleep(0.02)
@@ -120,15 +136,23 @@ def _settled(runtime: Runtime, task: Task, through_blocked: bool) -> bool:
     if task.status is Status.BLOCKED:
         return not through_blocked
     if task.status is Status.READY and task.waits:
-        parents = runtime.store.parents([task.id]).get(task.id, [])
-        return any(parent.status in (Status.FAILED, Status.CANCELLED) for parent in parents)
+        return held_for_ever(runtime, task) is not None
     return task.status in SETTLED
 
 
-def log_files(run: Run) -> list[str]:
-    """The files that hold what the run's agent wrote, oldest first."""
-    path = os.path.join(run.run_dir, "output.log")
-    return [each for each in (path + ".1", path) if os.path.exists(each)]
+def held_for_ever(runtime: Runtime, task: Task) -> Task | None:
+    """The failed or cancelled task, near or far above, for which this one would wait until somebody retries it."""
+    seen, above = {task.id}, [task.id]
+    while above:
+        parents = [parent for each in runtime.store.parents(above).values() for parent in each]
+        above = []
+        for parent in parents:
+            if parent.status in (Status.FAILED, Status.CANCELLED):
+                return parent
+            if parent.id not in seen and parent.waits:
+                above.append(parent.id)
+            seen.add(parent.id)
+    return None
 
 
 def output(runtime: Runtime, task: int, *, follow: bool) -> Iterator[bytes]:
@@ -136,34 +160,81 @@ def output(runtime: Runtime, task: int, *, follow: bool) -> Iterator[bytes]:
     run = runtime.store.task(task).run
     if run is None:
         raise Refused(f"task {task} has not run yet", f"dispatchctl dispatch {task}")
-    if not log_files(run):
-        raise Refused(
-            f"the output of run {run.token} of task {task} is not kept any more", f"dispatchctl history {task}"
-        )
-    for path in log_files(run)[:-1]:
-        with open(path, "rb") as file:
-            yield file.read()
+    while not _log_files(run):
+        run = runtime.store.run(run.token)
+        if run.outcome is Outcome.ROLLED_BACK:
+            raise Refused(f"run {run.token} of task {task} never started: {run.error}", f"dispatchctl history {task}")
+        if run.phase is Phase.CLOSED:
+            raise Refused(
+                f"the output of run {run.token} of task {task} is not kept any more", f"dispatchctl runs {task}"
+            )
+        if not follow:
+            raise Refused(f"task {task} is just being started", f"dispatchctl logs {task} -f")
+        time.sleep(0.05)
+    yield from _Log(run).read(lambda: runtime.store.run(run.token).phase is Phase.CLOSED, follow=follow)
+
+
+def _log_files(run: Run) -> list[str]:
+    """The files that hold what the run's agent wrote, oldest first."""
     path = os.path.join(run.run_dir, "output.log")
-    file = open(path, "rb")  # noqa: SIM115 - replaced below when the launcher begins a new file
-    try:
+    return [each for each in (path + ".1", path) if os.path.exists(each)]
+
+
+class _Log:
+    """The output of a run, read while its launcher writes it and, when it has grown large, begins a new file."""
+
+    def __init__(self, run: Run) -> None:
+        self.directory = run.run_dir
+        self.current = os.path.join(self.directory, "output.log")
+        self.older = self.current + ".1"
+
+    def read(self, is_closed: Callable[[], bool], *, follow: bool) -> Iterator[bytes]:
+        """Everything, then with `follow` what is added until `is_closed` says that nothing will be."""
+        last = None
         while True:
-            closed = runtime.store.run(run.token).phase is Phase.CLOSED
-            piece = file.read(1 << 16)
+            for file in self._opened(last):
+                with file:
+                    yield from self._rest(file, is_closed if follow else lambda: True)
+                    last = os.fstat(file.fileno()).st_ino
+            if not follow or _inode(self.current) == last or not os.path.isdir(self.directory):
+                return
+
+    def _rest(self, file: IO[bytes], is_closed: Callable[[], bool]) -> Iterator[bytes]:
+        """What is and will be in this file."""
+        while True:
+            moved = _inode(self.current) != os.fstat(file.fileno()).st_ino
+            closed = is_closed()
+            piece = file.read(PIECE)
             if piece:
                 yield piece
-            elif os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = open(path, "rb")  # noqa: SIM115
-            elif closed or not follow:
+            elif moved or closed:
                 return
             else:
                 time.sleep(0.05)
-    finally:
-        file.close()
+
+    def _opened(self, last: int | None) -> list[IO[bytes]]:
+        """The files that come after the one with the inode `last`, oldest first."""
+        while True:
+            files: list[IO[bytes]] = []
+            for path in (self.older, self.current):
+                try:
+                    files.append(open(path, "rb"))  # noqa: SIM115 - whoever reads it closes it
+                except FileNotFoundError:
+                    pass  # there is no older one, or right now no current one
+            inodes = [os.fstat(file.fileno()).st_ino for file in files]
+            if not files or inodes[0] == (_inode(self.older) or inodes[0]):
+                after = inodes.index(last) + 1 if last in inodes else 0
+                for file in files[:after]:
+                    file.close()
+                if len(files) == after:
+                    time.sleep(0.01)  # the launcher is between the old file and the new one
+                return files[after:]
+            for file in files:
+                file.close()
 
 
-def plain(piece: bytes) -> str:
-    """Output of a terminal program as text: no escape sequences, no control characters but line ends and tabs."""
-    text = TERMINAL_SEQUENCE.sub(b"", piece).replace(b"\r\n", b"\n")
-    decoded = text.decode("utf-8", "replace").replace("\r", "\n")
-    return "".join(each if each in "\n\t" or each.isprintable() else "·" for each in decoded)
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None

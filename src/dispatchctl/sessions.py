@@ -8,6 +8,7 @@ import time
 
 from dispatchctl import rundir
 from dispatchctl.errors import Refused, TimedOut, UsageError
+from dispatchctl.intake import LONGEST_MESSAGE, checked_text
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Activity, Actor, Ask, Phase, Report, Run, Task
 
@@ -44,6 +45,7 @@ def open_run(runtime: Runtime, task: int) -> Run | None:
 
 def report(runtime: Runtime, task: int | None, said: Report, message: str | None) -> Task:
     """`done` or `fail`. The agent then has `report_grace` to end by itself; for a human the run is ended at once."""
+    checked_message(message)
     run, number, actor = speaker(runtime, task)
     if run is None:
         return runtime.store.resolve(number, said, message, at=now())
@@ -58,18 +60,20 @@ def report(runtime: Runtime, task: int | None, said: Report, message: str | None
 
 def block(runtime: Runtime, task: int | None, message: str | None) -> Task:
     """The agent asks for a human; its session goes on."""
+    checked_message(message)
     run, number, actor = speaker(runtime, task)
     if run is None:
         raise Refused(f"task {number} has no open run that could be blocked", f"dispatchctl show {number}")
     return runtime.store.block(run.token, message, actor=actor, at=now())
 
 
-def heartbeat(runtime: Runtime, task: int | None) -> None:
+def heartbeat(runtime: Runtime, task: int | None) -> Task:
     """The agent says that it is at work."""
     run, number, _ = speaker(runtime, task)
     if run is None:
         raise Refused(f"task {number} has no open run", f"dispatchctl show {number}")
     runtime.store.heartbeat(run.token, Activity.WORKING, at=now())
+    return runtime.store.task(number)
 
 
 def cancel(runtime: Runtime, task: int) -> Task:
@@ -90,6 +94,12 @@ def _refuse_undoing(run: Run) -> None:
         )
 
 
+def checked_message(message: str | None) -> None:
+    """Raise `UsageError` for a message that could not be kept."""
+    if message is not None:
+        checked_text(message, "message", LONGEST_MESSAGE)
+
+
 def await_end(runtime: Runtime, run: Run) -> Task:
     """Wait until the run is closed, as long as its processes may take to end. Raises `TimedOut` if it is not."""
     deadline = time.monotonic() + runtime.settings.dispatch.kill_grace * 2 + MARGIN_S
@@ -105,14 +115,16 @@ def await_end(runtime: Runtime, run: Run) -> Task:
 
 def send(runtime: Runtime, task: int, text: str, *, enter: bool) -> None:
     """Type the text into the agent's pane, as one paste. Raises `Refused` if no session of the task is there."""
+    if not checked_text(text, "text", LONGEST_MESSAGE):
+        raise UsageError(f"there is nothing to send to task {task}: the text is empty", f"dispatchctl attach {task}")
     run = _started(runtime, task)
     assert run.pane_id is not None
     if not runtime.windows(run.socket).paste(run.pane_id, run.token, text, enter=enter):
         raise Refused(f"the window of task {task} is gone; nothing was sent", f"dispatchctl show {task}")
 
 
-def attach_command(runtime: Runtime, task: int) -> list[str]:
-    """The command that shows the task's window: of its open run, or of the last one while its pane is still there."""
+def attachment(runtime: Runtime, task: int) -> tuple[list[str], dict[str, str]]:
+    """The command that shows the task's window, and its environment: of the last run, while its pane is still there."""
     run = runtime.store.task(task).run
     if run is None:
         raise Refused(f"task {task} has not run yet, so there is no window", f"dispatchctl dispatch {task}")
@@ -121,7 +133,10 @@ def attach_command(runtime: Runtime, task: int) -> list[str]:
     if pane is None:
         raise Refused(f"the window of task {task} is gone", f"dispatchctl logs {task}")
     inside = (runtime.environment.tmux or "").partition(",")[0] == run.socket
-    return windows.attach_command(pane.pane_id, inside=inside)
+    variables = dict(runtime.environment.inherited)
+    if not inside:
+        variables.pop("TMUX", None)  # with it, tmux would not attach from a pane of another server
+    return windows.attach_command(pane.pane_id, inside=inside), variables
 
 
 def _started(runtime: Runtime, task: int) -> Run:
@@ -133,8 +148,14 @@ def _started(runtime: Runtime, task: int) -> Run:
 
 
 def unblock(runtime: Runtime, task: int, message: str | None) -> Task:
-    """A human has answered: the session goes on, which gets the message, or the task is ready again."""
+    """A human has answered: the session goes on, which gets the message, or the task is ready again.
+
+    Raises `Refused`, and changes nothing, if the session has no window that could get the message.
+    """
+    checked_message(message)
     run = open_run(runtime, task)
+    if run is not None and message is not None and runtime.windows(run.socket).pane_of(run.token) is None:
+        raise Refused(f"the window of task {task} is gone; nobody would get the answer", f"dispatchctl show {task}")
     after = runtime.store.unblock(task, note=message if run is None else None, at=now())
     if run is not None and message is not None:
         send(runtime, task, message, enter=True)
@@ -143,5 +164,6 @@ def unblock(runtime: Runtime, task: int, message: str | None) -> Task:
 
 def retry(runtime: Runtime, task: int, *, message: str | None, fresh: bool) -> Task:
     """→ ready; the next run goes on in the kept worktree unless it is to start afresh."""
+    checked_message(message)
     recoveries = runtime.settings.task.recoveries
     return runtime.store.retry(task, note=message, fresh=fresh, recoveries=recoveries, at=now())

@@ -3,14 +3,16 @@
 import os
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer._click import exceptions as click
 
-from dispatchctl.cli.context import Config, Database, Globals, Quiet, Verbose, with_globals
-from dispatchctl.errors import DispatchctlError, ExitCode, Terminated, UsageError
-from dispatchctl.render.output import Output
+from dispatchctl.cli.context import Config, Database, Globals, Json, Quiet, Verbose, Version, with_globals
+from dispatchctl.cli.usage import explained, unknown_command
+from dispatchctl.errors import DispatchctlError, ExitCode, Terminated
+from dispatchctl.render.output import Output, ReaderGone, speak_any_language
+from dispatchctl.render.text import visible
 
 WORK, LOOK, QUEUE, AGENT, SETUP = "Work", "Look", "Queue", "Called by agents, or by you", "Set up"
 
@@ -44,16 +46,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Each command: the module of `dispatchctl.cli` that has it, and where `--help` lists it."""
 
 ALIASES = {"ls": "list"}
-WITHOUT_JSON = frozenset({"attach", "logs", "demo", "heartbeat"})
+WITHOUT_JSON = frozenset({"attach", "logs"})
 TAKE_A_VALUE = frozenset({"--db", "--config"})
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from dispatchctl import __version__
-
-        sys.stdout.write(f"dispatchctl {__version__}\n")
-        raise typer.Exit
+FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--json"})
 
 
 def _globals(
@@ -62,13 +57,11 @@ def _globals(
     config: Config = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
-    version: Annotated[  # noqa: ARG001 - its callback has answered
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", rich_help_panel="Global"),
-    ] = False,
+    as_json: Json = False,
+    version: Version = False,  # noqa: ARG001 - its callback has answered
 ) -> None:
     """Take a task from a queue to a running agent, in its own git worktree and tmux window, or leave no trace."""
-    ctx.obj = Globals(db, config, quiet, verbose)
+    ctx.obj = Globals(db, config, quiet, verbose, as_json)
 
 
 def build(names: list[str]) -> typer.Typer:
@@ -90,50 +83,66 @@ def build(names: list[str]) -> typer.Typer:
     return app
 
 
-def named_in(arguments: list[str]) -> list[str]:
-    """The command that the arguments name; every command if that is not plain, as for help or a misspelt name."""
+def command_in(arguments: list[str]) -> str | None:
+    """The command that the arguments name; None if that is not plain, as for help.
+
+    Raises `UsageError` for a word that is no command where only a command can stand.
+    """
     words = iter(arguments)
     for word in words:
         if word in TAKE_A_VALUE:
             next(words, None)
         elif not word.startswith("-"):
-            return [word] if word in COMMANDS or word in ALIASES else [*COMMANDS, *ALIASES]
-        elif word in ("-h", "--help"):
+            if word not in COMMANDS and word not in ALIASES:
+                raise unknown_command(word, [*COMMANDS, *ALIASES])
+            return word
+        elif word not in FLAGS and not word.startswith(("--db=", "--config=")):
             break
-    return [*COMMANDS, *ALIASES]
+    return None
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
-    output = Output(as_json="--json" in arguments)
+    speak_any_language()
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    output = Output(as_json="--json" in options)
     try:
-        return _run(arguments)
+        code = _run(arguments)
     except click.NoArgsIsHelpError as help_page:
         sys.stderr.write(help_page.format_message() + "\n")
         return ExitCode.USAGE
     except click.ClickException as error:
-        output.error(UsageError(error.format_message(), _help_hint(error)))
-        return ExitCode.USAGE
+        return _say(output, explained(error, command_in(arguments) or ""))
     except DispatchctlError as error:
-        output.error(error)
-        return error.exit_code
+        code = _say(output, error)
+        if {"-v", "--verbose"} & set(options):
+            _say_why(error)
+        return code
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("dispatchctl: interrupted\n")
-        return ExitCode.INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except Terminated as end:
-        sys.stderr.write(f"dispatchctl: {end}\n")
-        return 128 + end.signal
-    except BrokenPipeError:
+        return _say(output, DispatchctlError(str(end)), 128 + end.signal)
+    except ReaderGone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.OK
+    return _say(output, DispatchctlError("interrupted"), code) if code == ExitCode.INTERRUPTED else code
 
 
 def _run(arguments: list[str]) -> int:
-    answer: Any = build(named_in(arguments))(arguments, prog_name="dispatchctl", standalone_mode=False)
-    sys.stdout.flush()
+    command = command_in(arguments)
+    app = build([command] if command else [*COMMANDS, *ALIASES])
+    answer: Any = app(arguments, prog_name="dispatchctl", standalone_mode=False)
     return int(answer or 0)
 
 
-def _help_hint(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "dispatchctl --help"
+def _say(output: Output, error: DispatchctlError, code: int | None = None) -> int:
+    number = int(error.exit_code) if code is None else code
+    output.error(error, number)
+    return number
+
+
+def _say_why(error: BaseException) -> None:
+    """What an error came from, for whoever asks with --verbose."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+        sys.stderr.write(f"  from: {visible(f'{type(error).__name__}: {error}')}\n")

@@ -1,14 +1,18 @@
 """What every command gets: the runtime and the output, from options that may stand before or after the command."""
 
 import inspect
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from dispatchctl.config import Environment
+from dispatchctl.errors import Terminated, UsageError
 from dispatchctl.render.output import Output
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Task
@@ -22,7 +26,21 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More story.", ri
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.", rich_help_panel="Global")]
 
 
-@dataclass
+def _version(asked: bool) -> None:
+    if asked:
+        from dispatchctl import __version__
+
+        sys.stdout.write(f"dispatchctl {__version__}\n")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", rich_help_panel="Global"),
+]
+
+
+@dataclass(frozen=True)
 class Globals:
     """The global options as they stand so far."""
 
@@ -30,6 +48,7 @@ class Globals:
     config: str | None = None
     quiet: bool = False
     verbose: bool = False
+    as_json: bool = False
 
 
 @dataclass
@@ -37,7 +56,11 @@ class Cli:
     """What a command works with."""
 
     given: Globals
-    as_json: bool = False
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the answer is to be JSON."""
+        return self.given.as_json
 
     @cached_property
     def environment(self) -> Environment:
@@ -52,7 +75,11 @@ class Cli:
     @cached_property
     def output(self) -> Output:
         """Where the answer and the story go."""
-        return Output(self.as_json, self.given.quiet, self.given.verbose, self.environment.no_color)
+        return Output(self.as_json, self.given.quiet, self.environment.no_color)
+
+    def say_unattended(self, what: str) -> None:
+        """Say that `what` is ready and that nothing will start it by itself."""
+        self.output.story(f"no dispatcher is running, so nothing starts {what} by itself: dispatchctl dispatch")
 
     def show_task(self, task: Task, line: str) -> None:
         """The answer of a command that changed one task."""
@@ -78,6 +105,16 @@ class Cli:
             self.output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), at) for task in tasks))
 
 
+def undo_when_terminated() -> None:
+    """Have SIGTERM and SIGHUP raise `Terminated`, so that what was begun is undone as after Ctrl-C."""
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, terminate)
+
+
 def with_globals(function: Callable[..., int | None], *, json: bool = True) -> Callable[..., int | None]:
     """The command with the global options added, which are taken from before or after its name."""
 
@@ -88,16 +125,26 @@ def with_globals(function: Callable[..., int | None], *, json: bool = True) -> C
         quiet: bool = False,
         verbose: bool = False,
         as_json: bool = False,
+        version: bool = False,  # noqa: ARG001 - its callback has answered
         **arguments: Any,
     ) -> int | None:
         before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
-        given = Globals(db or before.db, config or before.config, quiet or before.quiet, verbose or before.verbose)
-        return function(Cli(given, as_json), **arguments)
+        for option, path in (("--db", db), ("--config", config), ("--db", before.db), ("--config", before.config)):
+            if path == "":
+                raise UsageError(f"{option} names no file: it is empty", "dispatchctl --help")
+        given = Globals(
+            before.db if db is None else db,
+            before.config if config is None else config,
+            quiet or before.quiet,
+            verbose or before.verbose,
+            as_json or before.as_json,
+        )
+        return function(Cli(given), **arguments)
 
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     added = [("db", Database, None), ("config", Config, None), ("quiet", Quiet, False), ("verbose", Verbose, False)]
-    if json:
-        added.append(("as_json", Json, False))
+    added += [("as_json", Json, False)] if json else []
+    added.append(("version", Version, False))
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
     parameters += [each.replace(kind=keyword) for each in own]

@@ -1,18 +1,24 @@
 """list, show, history, runs, ready, logs, wait: what is there, and why."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NoReturn
 
 import typer
 
 from dispatchctl.cli.context import Cli
-from dispatchctl.cli.values import Id, Ids, OptionalId, moment, seconds, split
+from dispatchctl.cli.values import Id, Ids, OptionalId, Whole, moment, seconds, split
 from dispatchctl.errors import ExitCode, UsageError
+from dispatchctl.render.output import write
 from dispatchctl.runtime import now
-from dispatchctl.task import Status
+from dispatchctl.task import Event, Status, Task
 
 OK_STATUSES = frozenset({Status.DONE, Status.IN_REVIEW})
-Limit = Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 is all.")]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", click_type=Whole(0), help="At most so many, the last ones; 0 is all.")
+]
+ON_A_SCREEN = 100
+"""Tasks that a listing shows on a terminal if nobody says how many."""
 
 
 def _statuses(words: list[str] | None) -> list[Status]:
@@ -31,7 +37,15 @@ def list_tasks(
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="NAME", help="With all of these.")] = None,
     repo: Annotated[str | None, typer.Option("--repo", metavar="PATH", help="Of this repository.")] = None,
-    limit: Limit = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            click_type=Whole(0),
+            help=f"At most so many; 0 is all. On a terminal: {ON_A_SCREEN}.",
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again whenever something changes.")] = False,
 ) -> None:
     """List tasks: what needs you first, then what runs, what waits, and what is finished, newest first.
@@ -43,31 +57,38 @@ def list_tasks(
         from dispatchctl import intake
 
         repo = intake.repository(cli.runtime, repo)
+    screen = sys.stdout.isatty()
+    most = limit if limit is not None else ON_A_SCREEN if screen and not cli.as_json else 0
+
+    def found() -> list[Task]:
+        """The tasks, and one more than asked for if there are more."""
+        return cli.runtime.store.tasks(status=statuses, labels=labels, repo=repo, limit=most + 1 if most else 0)
+
     if watch:
-        _keep_drawing(cli, statuses, labels, repo, limit)
-        return
-    tasks = cli.runtime.store.tasks(status=statuses, labels=labels, repo=repo, limit=limit)
-    cli.list_tasks(tasks)
-    if limit and len(tasks) == limit:
-        total = sum(cli.runtime.store.count().values())
-        if total > limit and sys.stdout.isatty():
-            cli.output.story(f"{limit} of {total} tasks; all of them: dispatchctl list --limit 0")
+        _keep_drawing(cli, lambda: found()[: most or None])
+    tasks = found()
+    cli.list_tasks(tasks[: most or None])
+    if most and len(tasks) > most and limit is None:
+        cli.output.story(f"only {most} are shown; all of them: dispatchctl list --limit 0")
+    if not tasks and screen:
+        cli.output.story("there are no such tasks" if statuses or labels or repo else "there are no tasks")
 
 
-def _keep_drawing(cli: Cli, statuses: list[Status], labels: list[str], repo: str | None, limit: int) -> None:
+def _keep_drawing(cli: Cli, found: Callable[[], list[Task]]) -> NoReturn:
     import time
 
     store = cli.runtime.store
+    clear = sys.stdout.isatty() and cli.environment.term != "dumb" and not cli.as_json
     seen = None
     drawn_at = 0.0
     while True:
         version = store.version()
         if version != seen or time.monotonic() - drawn_at > 5.0:
             seen, drawn_at = version, time.monotonic()
-            if sys.stdout.isatty():
-                sys.stdout.write("\x1b[H\x1b[2J")
-            cli.list_tasks(store.tasks(status=statuses, labels=labels, repo=repo, limit=limit))
-            sys.stdout.flush()
+            if clear:
+                write("\x1b[H\x1b[2J")
+            cli.list_tasks(found())
+            write("")
         time.sleep(0.2)
 
 
@@ -109,11 +130,11 @@ def history(
     last = 0
     while True:
         for event in events:
-            last = event.id
+            last = max(last, event.id)
             if cli.as_json:
                 cli.output.json({"events": [shapes.event(event)]})
             else:
-                cli.output.line("  ".join(cell.text for cell in views.event_row(event)))
+                cli.output.row(views.event_row(event))
         events = _next_events(cli, id, last)
 
 
@@ -127,7 +148,7 @@ def _since(text: str | None) -> int:
         return moment(text) or 0
 
 
-def _next_events(cli: Cli, id: int | None, last: int):  # type: ignore[no-untyped-def]
+def _next_events(cli: Cli, id: int | None, last: int) -> list[Event]:
     import time
 
     store = cli.runtime.store
@@ -161,6 +182,7 @@ def ready(
 ) -> None:
     """What would be claimed next, in that order; with --explain, why the rest waits."""
     from dispatchctl import lookout
+    from dispatchctl.render import views
     from dispatchctl.render.text import Cell
 
     store = cli.runtime.store
@@ -174,7 +196,7 @@ def ready(
         cli.output.json({"tasks": [{**cli.shape(task), "why": each} for task, each in zip(tasks, why, strict=True)]})
         return
     rows = ((Cell(str(task.id)), Cell(task.title), Cell(each)) for task, each in zip(tasks, why, strict=True))
-    cli.output.table(("ID", "TITLE", "WHY"), rows)
+    cli.output.table(views.WHY_HEADS, rows)
 
 
 def logs(
@@ -185,14 +207,13 @@ def logs(
 ) -> None:
     """What the agent of the task's newest run wrote."""
     from dispatchctl import lookout
+    from dispatchctl.render.plain import Plain
 
+    plain = Plain()
     for piece in lookout.output(cli.runtime, id, follow=follow):
-        if raw:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-        else:
-            sys.stdout.write(lookout.plain(piece))
-            sys.stdout.flush()
+        write(piece if raw else plain.feed(piece))
+    if not raw:
+        write(plain.end())
 
 
 def wait(
@@ -208,13 +229,31 @@ def wait(
     from dispatchctl import lookout
     from dispatchctl.render import shapes
 
+    limit = seconds(timeout)
     for id in ids:
         cli.runtime.store.task(id)
+    told: list[int] = []
+
+    def idle(task: Task) -> None:
+        if not told:
+            told.append(task.id)
+            if task.status is Status.BACKLOG:
+                cli.output.story(f"task {task.id} is a draft, which nobody starts: dispatchctl release {task.id}")
+            else:
+                cli.say_unattended(f"task {task.id}, which is ready,")
+
     ended = []
-    for task in lookout.wait(cli.runtime, ids, timeout=seconds(timeout), through_blocked=through_blocked):
+    for task in lookout.wait(cli.runtime, ids, timeout=limit, through_blocked=through_blocked, idle=idle):
         ended.append(task)
-        cli.output.story(f"task {task.id} is {task.status}{f': {task.error}' if task.error else ''}")
+        why = lookout.held(cli.runtime, [task]).get(task.id)
+        cli.output.story(_ending(task, why))
     held = lookout.held(cli.runtime, ended)
     if cli.as_json:
         cli.output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in ended]})
     return ExitCode.OK if all(task.status in OK_STATUSES for task in ended) else ExitCode.FAILED
+
+
+def _ending(task: Task, held: str | None) -> str:
+    if held:
+        return f"task {task.id} is held for ever: {held}"
+    return f"task {task.id} is {task.status}{f': {task.error}' if task.error else ''}"

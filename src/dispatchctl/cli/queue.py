@@ -1,12 +1,13 @@
 """add, edit, rm, release: what goes into the queue."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from dispatchctl import intake
 from dispatchctl.cli.context import Cli
-from dispatchctl.cli.values import Id, Ids, moment, numbers, prompt_text, seconds, split
+from dispatchctl.cli.values import Id, Ids, Whole, moment, numbers, prompt_text, seconds, split
 from dispatchctl.errors import UsageError
 from dispatchctl.intake import Wish
 
@@ -17,14 +18,22 @@ PromptFile = Annotated[
 Editor = Annotated[bool, typer.Option("--edit", "-e", help="Write it in $EDITOR.")]
 Base = Annotated[str | None, typer.Option("--base", metavar="REF", help="Where the work is to be merged.")]
 Agent = Annotated[str | None, typer.Option("--agent", metavar="NAME", help="Who does it: dispatchctl agents.")]
-Priority = Annotated[int | None, typer.Option("--priority", min=0, max=4, help="0 comes first, 4 last.")]
+Priority = Annotated[
+    int | None, typer.Option("--priority", metavar="0..4", click_type=Whole(0, 4), help="0 comes first, 4 last.")
+]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME", help="Repeat it, or use commas.")]
 After = Annotated[list[str] | None, typer.Option("--after", metavar="ID", help="Only when these tasks are done.")]
-Retries = Annotated[int | None, typer.Option("--retries", min=0, max=100, help="Tries more, if the agent fails.")]
+Retries = Annotated[
+    int | None,
+    typer.Option("--retries", metavar="N", click_type=Whole(0, 100), help="So many more tries if the agent fails."),
+]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Longest run: 90, 20m, 2h; 0 is none.")]
 NotBefore = Annotated[
     str | None, typer.Option("--not-before", metavar="TIME", help="Not earlier: +2h, 2026-12-24T18:00.")
 ]
+SPOKEN = {"labels": "label", "retries_left": "retries", "timeout_s": "timeout", "not_before": "not-before"}
+"""Columns whose option has another name."""
+
 Review = Annotated[
     bool | None, typer.Option("--review/--no-review", help="A human looks before it is done.", show_default=False)
 ]
@@ -61,14 +70,8 @@ def add(
     """
     if source not in (None, "-"):
         raise UsageError(f"there is a word too many: {source!r}", "dispatchctl add 'THE WHOLE TITLE' -p 'THE PROMPT'")
-    draft = f"{title}\n"
-    stdin = source == "-" or title == "-"
-    text = prompt_text(cli.environment, text=prompt, file=prompt_file, stdin=stdin, editor=editor, draft=draft)
-    if title == "-":
-        title = next((line.strip("# \t") for line in (text or "").splitlines() if line.strip("# \t")), "")
     wish = Wish(
         title=title,
-        prompt=text,
         repo=repo,
         base=base,
         agent=agent,
@@ -81,10 +84,16 @@ def add(
         backlog=backlog,
         not_before=moment(not_before),
     )
-    [task] = intake.add(cli.runtime, [wish])
+    if editor:
+        intake.checked(cli.runtime, wish)  # before somebody writes a prompt that would be lost
+    stdin = source == "-" or title == "-"
+    text = prompt_text(cli.environment, text=prompt, file=prompt_file, stdin=stdin, editor=editor, draft=f"{title}\n")
+    if title == "-":
+        title = next((line.strip("# \t") for line in (text or "").splitlines() if line.strip("# \t")), "")
+    [task] = intake.add(cli.runtime, [replace(wish, title=title, prompt=text)])
     cli.show_task(task, str(task.id))
     if not backlog:
-        cli.output.story("no dispatcher is running, so nothing starts this task by itself: dispatchctl dispatch")
+        cli.say_unattended(f"task {task.id}")
 
 
 def edit(
@@ -125,7 +134,8 @@ def edit(
     changes = {column: value for column, value in given.items() if value is not None}
     parents = None if after is None else numbers(after, "--after")
     task = intake.edit(cli.runtime, id, changes, parents)
-    cli.show_task(task, f"task {task.id} changed: {', '.join([*changes, *(['after'] if parents is not None else [])])}")
+    words = [SPOKEN.get(column, column) for column in (*changes, *(() if parents is None else ("after",)))]
+    cli.show_task(task, f"task {task.id} changed: {', '.join(words)}")
 
 
 def rm(
@@ -141,15 +151,16 @@ def rm(
     """
     from dispatchctl import clearing
 
-    rescued = clearing.remove(cli.runtime, ids, force=force)
-    for note in rescued:
-        cli.output.story(note)
-    cli.output.answer("removed", list(ids), [f"task {task} removed" for task in ids])
+    ids = list(dict.fromkeys(ids))
+    clearing.remove(cli.runtime, ids, force=force, tell=cli.output.notice)
+    cli.output.answer("removed", ids, [f"task {task} removed" for task in ids])
 
 
 def release(cli: Cli, ids: Ids) -> None:
     """Make drafts of the backlog ready."""
     from dispatchctl.runtime import now
 
-    tasks = cli.runtime.store.release(ids, at=now())
-    cli.output.answer("tasks", [cli.shape(task) for task in tasks], [f"task {task.id} is ready" for task in tasks])
+    tasks = cli.runtime.store.release(list(dict.fromkeys(ids)), at=now())
+    shapes = [cli.shape(task) for task in tasks]
+    name, answer = ("task", shapes[0]) if len(shapes) == 1 else ("tasks", shapes)
+    cli.output.answer(name, answer, [f"task {task.id} is ready" for task in tasks])

@@ -31,5 +31,6 @@ def block(cli: Cli, id: OptionalId = None, message: Message = None) -> None:
 
 
 def heartbeat(cli: Cli, id: OptionalId = None) -> None:
-    """Say that the agent is at work."""
-    sessions.heartbeat(cli.runtime, id)
+    """Say that the agent is at work; prints nothing but JSON."""
+    task = sessions.heartbeat(cli.runtime, id)
+    cli.output.answer("task", cli.shape(task) if cli.as_json else None, [])

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dispatchctl.cli.context import Cli
+from dispatchctl.cli.context import Cli, undo_when_terminated
+from dispatchctl.config import Setting
 from dispatchctl.errors import UsageError
-from dispatchctl.render.text import Cell
+from dispatchctl.render.text import Cell, Heads
 
 
 def demo(
@@ -17,6 +18,7 @@ def demo(
     """Run three tasks in a throw-away repository and tmux server, show the result, and clean up."""
     from dispatchctl import demo as demonstration
 
+    undo_when_terminated()
     return demonstration.run(cli.environment, cli.output, keep=keep)
 
 
@@ -72,7 +74,7 @@ def agents(cli: Cli) -> None:
     if cli.as_json:
         cli.output.json({"agents": shapes})
     else:
-        cli.output.table(("AGENT", "PROGRAM", "FORM", "FROM", "NOTE"), rows)
+        cli.output.table(Heads(("AGENT", "PROGRAM", "FORM", "FROM", "NOTE"), ("FORM", "FROM")), rows)
 
 
 def config(
@@ -99,16 +101,19 @@ def config(
         raise UsageError(
             f"there is no setting {key!r}", f"dispatchctl config {close[0]}" if close else "dispatchctl config"
         )
-    values = [(each, each.toml(settings.value(each.key)), settings.sources[each.key]) for each in chosen]
+    values = [(each, settings.value(each.key), settings.sources[each.key]) for each in chosen]
     if cli.as_json:
-        cli.output.json(
-            {
-                "settings": [
-                    {"key": each.key, "value": value, "source": source, "doc": each.doc, "variable": each.variable}
-                    for each, value, source in values
-                ]
-            }
-        )
+        cli.output.json({"settings": [_setting(*each) for each in values]})
         return
-    rows = ((Cell(each.key), Cell(value), Cell(source), Cell(each.doc)) for each, value, source in values)
-    cli.output.table(("SETTING", "VALUE", "FROM", "MEANING"), rows)
+    rows = ((Cell(each.key), Cell(each.toml(value)), Cell(source), Cell(each.doc)) for each, value, source in values)
+    cli.output.table(Heads(("SETTING", "VALUE", "FROM", "MEANING")), rows)
+
+
+def _setting(setting: Setting, value: object, source: str) -> dict[str, object]:
+    return {
+        "key": setting.key,
+        "value": setting.kind.show(value),
+        "source": source,
+        "doc": setting.doc,
+        "variable": setting.variable,
+    }

@@ -1,32 +1,31 @@
 """dispatch, attach, send, cancel, retry, unblock: what makes agents run and stop."""
 
 import os
-import signal
-from types import FrameType
+import shlex
 from typing import Annotated
 
 import typer
 
-from dispatchctl.cli.context import Cli
-from dispatchctl.cli.values import Id, Message, split
-from dispatchctl.errors import ExitCode, Terminated, Unavailable
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise Terminated(number)
+from dispatchctl.cli.context import Cli, undo_when_terminated
+from dispatchctl.cli.values import Id, Message, TaskNumber, Whole, split
+from dispatchctl.errors import ExitCode, Unavailable, UsageError
 
 
 def dispatch(
     cli: Cli,
     ids: Annotated[
-        list[int] | None, typer.Argument(metavar="[ID…]", min=1, help="These tasks only.", show_default=False)
+        list[int] | None,
+        typer.Argument(metavar="[ID…]", click_type=TaskNumber(), help="These tasks only.", show_default=False),
     ] = None,
-    most: Annotated[int | None, typer.Option("--max", min=1, help="Start at most so many.")] = None,
+    most: Annotated[
+        int | None, typer.Option("--max", metavar="N", click_type=Whole(1), help="Start at most so many.")
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME", help="Only tasks with all of these.")
     ] = None,
     max_running: Annotated[
-        int | None, typer.Option("--max-running", min=1, help="The limit on open runs, this once.")
+        int | None,
+        typer.Option("--max-running", metavar="N", click_type=Whole(1), help="The limit on open runs, this once."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
 ) -> int:
@@ -34,44 +33,45 @@ def dispatch(
 
     Exit code 0 also when there was nothing to do; with one ID that ID's own code, with several 1 if one failed.
     """
-    from dispatchctl import dispatch as dispatching
-    from dispatchctl.runtime import now
+    from dispatchctl.cli import starting
 
-    runtime = cli.runtime
-    if dry_run:
-        room = (max_running or runtime.settings.dispatch.max_running) - len(runtime.store.open_runs())
-        tasks = runtime.store.claimable(at=now(), limit=max(0, min(room, most or room)) or 0, labels=split(label))
-        tasks = [runtime.store.task(id) for id in ids] if ids else tasks if room > 0 else []
-        cli.list_tasks(tasks)
-        return ExitCode.OK
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
-    done = dispatching.dispatch(runtime, ids or (), most=most, labels=split(label), max_running=max_running)
+    choice = starting.Choice(list(dict.fromkeys(ids or ()))[:most], most, split(label), max_running)
+    if choice.tasks and choice.labels:
+        raise UsageError(
+            "--label chooses among all tasks, and here they are named", "dispatchctl dispatch --label NAME"
+        )
+    undo_when_terminated()
+    done = starting.foresee(cli.runtime, choice) if dry_run else starting.start(cli.runtime, choice)
     if cli.as_json:
         failed = [{"task": each.task, "error": each.error.message, "status": each.status} for each in done.failed]
         cli.output.json({"dispatched": [cli.shape(task) for task in done.started], "failed": failed})
-    for task in done.started:
-        where = f"{task.run.branch} in {task.run.session}" if task.run else ""
-        if not cli.as_json:
-            cli.output.line(f"task {task.id} started: {task.agent} on {where}")
+    elif dry_run:
+        cli.list_tasks(done.started)
+    else:
+        for task in done.started:
+            where = f" on {task.run.branch} in {task.run.session}" if task.run else ""
+            cli.output.line(f"task {task.id} started: {task.agent}{where}")
     for failure in done.failed:
-        cli.output.story(f"{failure.error.message}; it is {failure.status}", hint=failure.error.hint)
+        now = "" if str(failure.status) in failure.error.message else f"; it is {failure.status} now"
+        cli.output.failure(f"{failure.error.message}{now}", failure.error.hint)
     if done.full is not None:
-        cli.output.story(done.full.message)
+        cli.output.story(done.full.message, hint=done.full.hint)
     elif not done.started and not done.failed:
-        cli.output.story("nothing is ready: dispatchctl ready --explain")
+        cli.output.story("nothing is ready", hint="dispatchctl ready --explain")
     if not done.failed:
         return ExitCode.OK
-    return done.failed[0].error.exit_code if ids and len(ids) == 1 else ExitCode.FAILED
+    return done.failed[0].error.exit_code if len(choice.tasks) == 1 else ExitCode.FAILED
 
 
 def attach(cli: Cli, id: Id) -> None:
-    """Go to the task's window; inside tmux, switch to it."""
+    """Go to the task's window; inside its tmux server, switch to it. C-b d comes back."""
     from dispatchctl import sessions
 
-    command = sessions.attach_command(cli.runtime, id)
+    command, variables = sessions.attachment(cli.runtime, id)
+    if not os.isatty(0):
+        raise UsageError(f"there is no terminal on which task {id} could be shown", shlex.join(command))
     try:
-        os.execv(command[0], command)
+        os.execve(command[0], command, variables)
     except OSError as error:
         raise Unavailable(f"tmux cannot be run: {error}", "dispatchctl config tools.tmux") from error
 

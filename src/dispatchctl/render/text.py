@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 STATUS_STYLE = {
     "blocked": "bold magenta",
@@ -25,14 +26,22 @@ class Cell:
     style: str = ""
 
 
+class Heads(NamedTuple):
+    """The heads of a table, and those of columns that a narrow terminal does not show, the first to go first."""
+
+    names: tuple[str, ...]
+    give_way: tuple[str, ...] = ()
+
+
 def visible(text: str) -> str:
     """The text without anything a terminal would obey: control and format characters become `·`, line ends spaces."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_shown(each) for each in text)
+    return "".join(shown(each) for each in text)
 
 
-def _shown(each: str) -> str:
+def shown(each: str) -> str:
+    """A character as a terminal may have it."""
     if each in "\n\r\t":
         return " "
     category = unicodedata.category(each)

@@ -3,12 +3,19 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from dispatchctl.durations import format_duration, format_time
-from dispatchctl.render.text import STATUS_STYLE, Cell, ago
+from dispatchctl.render.text import STATUS_STYLE, Cell, Heads, ago
 from dispatchctl.task import Event, Run, Task
 
-TASK_HEADS = ("ID", "P", "STATUS", "ACTIVITY", "AGENT", "AGE", "BRANCH", "TITLE")
-RUN_HEADS = ("RUN", "TOKEN", "PHASE", "OUTCOME", "EXIT", "STARTED", "TOOK", "BRANCH")
-EVENT_HEADS = ("ID", "TIME", "TASK", "RUN", "BY", "KIND", "CHANGE", "DETAIL")
+TASK_HEADS = Heads(
+    ("ID", "P", "STATUS", "ACTIVITY", "AGENT", "AGE", "BRANCH", "TITLE"), ("BRANCH", "P", "AGENT", "ACTIVITY", "AGE")
+)
+RUN_HEADS = Heads(
+    ("RUN", "TOKEN", "PHASE", "OUTCOME", "EXIT", "STARTED", "TOOK", "BRANCH"), ("TOKEN", "PHASE", "STARTED", "TOOK")
+)
+WHY_HEADS = Heads(("ID", "TITLE", "WHY"))
+EVENT_HEADS = Heads(
+    ("ID", "TIME", "TASK", "RUN", "BY", "KIND", "CHANGE", "DETAIL"), ("RUN", "ID", "BY", "KIND", "TASK")
+)
 
 
 def task_row(task: Task, held: str | None, now: int) -> tuple[Cell, ...]:
@@ -110,7 +117,7 @@ def task_page(task: Task, runs: Sequence[Run], held: str | None, now: int) -> It
     yield from (f"    {line}" for line in task.prompt.splitlines()[:20])
     more = len(task.prompt.splitlines()) - 20
     if more > 0:
-        yield f"    … {more} more lines: dispatchctl show {task.id} --json"
+        yield f"    … {more} more line{'s' if more > 1 else ''}: dispatchctl show {task.id} --json"
 
 
 def _run_lines(run: Run, count: int, now: int) -> Iterator[str]:
@@ -118,8 +125,12 @@ def _run_lines(run: Run, count: int, now: int) -> Iterator[str]:
     code = ending(run)
     tries = f"run {run.number} of {count}" if count > 1 else "run"
     yield f"  {tries:<10}  {run.token}: {how}{f', exit {code}' if code else ''}"
+    if run.report:
+        said = f": {run.report_message}" if run.report_message else ""
+        yield f"  reported    {run.report}{said}"
     if run.started_at:
-        yield f"  started     {format_time(run.started_at)}, took {ago(run.started_at, run.ended_at or now)}"
+        took = f"took {ago(run.started_at, run.ended_at)}" if run.ended_at else f"{ago(run.started_at, now)} ago"
+        yield f"  started     {format_time(run.started_at)}, {took}"
     yield f"  branch      {run.branch}"
     yield f"  worktree    {run.worktree}"
     if run.window_id and run.closed_at is None:
