@@ -17,7 +17,7 @@ import sys
 import time
 
 from dispatchctl import processes
-from dispatchctl.relay import Log, Relay, copy_size
+from dispatchctl.relay import Log, Relay, copy_modes, copy_size
 from dispatchctl.store import fence
 from dispatchctl.store.connection import Database
 
@@ -64,6 +64,7 @@ def pairs(path: str) -> list[tuple[str, str]]:
 
 def main(run_dir: str) -> "NoReturn":
     """Run the agent of a run; never returns. The exit status is the agent's, or 125 if it never ran."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C between commit and relay would leave no record
     spec = Spec(run_dir)
     server = (
         os.getppid(),
@@ -94,6 +95,7 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     log = Log(spec.path("output.log"), int(spec["output_limit"]))
     _become_subreaper()
     terminal, agents_terminal = os.openpty()
+    copy_modes(0, terminal)
     copy_size(0, terminal)
     gate, opener = os.pipe()
     failure, failing = os.pipe()

@@ -258,6 +258,14 @@ def raw_terminal(descriptor: int) -> "list[int | list[bytes | int]] | None":
     return saved
 
 
+def copy_modes(source: int, target: int) -> None:
+    """Give one terminal the settings of the other, such as tmux's erase key and its understanding of UTF-8."""
+    try:
+        termios.tcsetattr(target, termios.TCSANOW, termios.tcgetattr(source))
+    except termios.error:
+        pass  # the source is no terminal
+
+
 def copy_size(source: int, target: int) -> None:
     """Give one terminal the size of the other; the kernel tells the programs on it."""
     try:

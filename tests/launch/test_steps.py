@@ -25,7 +25,7 @@ from launch.stage import (
 from world import World
 
 from dispatchctl import dispatch as launching
-from dispatchctl.dispatch import dispatch
+from dispatchctl.dispatch import Launch, dispatch
 from dispatchctl.errors import LaunchError, Terminated
 from dispatchctl.task import Phase, Status
 
@@ -158,3 +158,21 @@ def test_an_undo_stops_at_the_first_step_that_fails(world: World, repo: Path, mo
     kinds = {left.split()[0] for left in world.leftovers(run, repo)}
     assert {"pane", "run", "worktree", "branch", "process"} <= kinds
     finish_undo(runtime, run)
+
+
+def test_what_a_half_done_removal_left_of_a_worktree_goes_too(
+    world: World, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal while something still writes ends without registration and with half a tree."""
+    before, runtime = state_of(world, repo), world.runtime()
+    task = add(runtime, repo)
+
+    def half_done(launch: Launch) -> None:
+        world.git(repo, "worktree", "remove", "-f", "-f", launch.run.worktree)
+        os.makedirs(f"{launch.run.worktree}/node_modules")
+        raise LaunchError("no luck today")
+
+    with_step(monkeypatch, "setup", do=half_done)
+    launch_fails(runtime)
+    is_undone(world, runtime, repo, task.id, Status.READY, "no luck today")
+    assert state_of(world, repo) == before

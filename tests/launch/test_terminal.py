@@ -5,10 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from launch.stage import add, lived_in, program
+from launch.stage import add, lived_in, program, step_named, with_step
 from world import World, eventually
 
-from dispatchctl.dispatch import dispatch
+from dispatchctl import dispatch as launching
+from dispatchctl.dispatch import Launch, dispatch
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Run, Status
 
@@ -52,6 +53,48 @@ def test_the_agents_terminal_is_not_the_panes(world: World) -> None:
     assert (world.home / "out").read_text().strip() != pane
     world.tmux("send-keys", "-t", str(run.pane_id), "Enter")
     done(world, runtime, run)
+
+
+def test_the_agents_terminal_is_set_up_like_a_panes(world: World) -> None:
+    runtime, run = running(world, "stty -g > $HOME/out; touch $HOME/ready; read wait")
+    world.tmux("new-window", "-d", "stty -g > $HOME/plain; sleep 600")
+    eventually(lambda: (world.home / "plain").exists() and (world.home / "plain").read_text())
+    world.tmux("send-keys", "-t", str(run.pane_id), "Enter")
+    assert done(world, runtime, run) == (world.home / "plain").read_text()
+
+
+def test_ctrl_c_before_the_agent_runs_harms_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher must not die of it between its commit and its first look at the agent."""
+    gate = world.root / "launcher-may-start-the-agent"
+    wait = (
+        "import sys, os, time; sys.path.append(sys.argv[1]); from dispatchctl import launcher\n"
+        "passed = launcher._pass_fence\n"
+        "def slowly(*arguments):\n"
+        "    started = passed(*arguments)\n"
+        f"    while not os.path.exists({str(gate)!r}): time.sleep(0.005)\n"
+        "    return started\n"
+        "launcher._pass_fence = slowly\n"
+        "launcher.main(sys.argv[2])\n"
+    )
+    monkeypatch.setattr(launching, "LAUNCH", wait)
+
+    def opened_then_interrupted(launch: Launch) -> None:
+        window(launch)
+        eventually(lambda: runtime.store.run(launch.run.token).started_at)
+        runtime.windows(launch.run.socket)
+        world.tmux("send-keys", "-t", f"={launch.run.session}:", "C-c")
+        eventually(lambda: "^C" in world.tmux("capture-pane", "-p", "-t", f"={launch.run.session}:"))
+        gate.touch()
+
+    window = step_named("window").do
+    with_step(monkeypatch, "window", do=opened_then_interrupted)
+    runtime = world.runtime()
+    task = add(runtime, lived_in(world), "exit 0")
+    assert dispatch(runtime).failed == []
+    task = world.ended(runtime, task.id)
+    assert task.run is not None
+    assert task.run.ended_at is not None
+    assert (task.run.exit_code, task.run.signal) in [(0, None), (127, None), (None, 2)]
 
 
 def test_a_change_of_the_windows_size_reaches_the_agent(world: World) -> None:
@@ -167,4 +210,4 @@ def test_the_screen_says_how_it_ended(world: World) -> None:
     expected = f"dispatchctl: task {run.task} ended with exit code 0, now done"
     eventually(lambda: expected in world.tmux("capture-pane", "-p", "-t", str(run.pane_id)))
     eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead}") == "1")
-    assert world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead_status}") == "0"
+    eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead_status}") == "0")
