@@ -4,6 +4,8 @@ Parametrised over the steps themselves: a new one is covered by being there.
 """
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,31 @@ def test_what_a_half_done_removal_left_of_a_worktree_goes_too(
     launch_fails(runtime)
     is_undone(world, runtime, repo, task.id, Status.READY, "no luck today")
     assert state_of(world, repo) == before
+
+
+def test_a_second_ctrl_c_waits_for_the_undo(world: World, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, runtime = state_of(world, repo), world.runtime()
+    task = add(runtime, repo)
+    undo = step_named("worktree").undo
+
+    def impatient(launch: Launch) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        undo(launch)
+
+    fail_after(monkeypatch, "run directory", LaunchError("no luck today"))
+    with_step(monkeypatch, "worktree", undo=impatient)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(runtime)
+    assert signal.getsignal(signal.SIGINT) is handler
+    is_undone(world, runtime, repo, task.id, Status.READY, "no luck today")
+    assert state_of(world, repo) == before
+
+
+def test_a_launch_in_a_thread_is_undone_too(world: World, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_after(monkeypatch, "run directory", LaunchError("no luck today"))
+    task = add(world.runtime(), repo)
+    thread = threading.Thread(target=lambda: dispatch(world.runtime()))
+    thread.start()
+    thread.join()
+    is_undone(world, world.runtime(), repo, task.id, Status.READY, "no luck today")
