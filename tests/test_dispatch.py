@@ -29,3 +29,18 @@ def test_how_an_agent_ends_is_recorded(
     assert (task.status, task.run.exit_code, task.run.signal) == (status, code, signal)
     assert (task.run.outcome, task.run.phase) == (Outcome.EXITED, Phase.CLOSED)
     assert not os.path.exists(task.run.owner_lock)
+
+
+def test_what_is_not_committed_is_committed_where_the_settings_say_so(world: World) -> None:
+    world.extra["DISPATCHCTL_TASK__UNCOMMITTED"] = "commit"
+    repo, runtime = world.repository(), world.runtime()
+    good = world.add(runtime, "echo hi > a", repo=repo, title="-m #(x) 'quoted'")
+    bad = world.add(runtime, "echo hi > a; exit 1", repo=repo)
+    dispatch(runtime)
+    good, bad = world.ended(runtime, good.id), world.ended(runtime, bad.id)
+    assert good.run is not None
+    assert bad.run is not None
+    assert good.status is Status.DONE
+    assert world.git(repo, "log", "-1", "--format=%s", good.run.branch) == "-m #(x) 'quoted'"
+    assert bad.status is Status.FAILED
+    assert world.git(repo, "rev-list", "--count", f"main..{bad.run.branch}") == "0"

@@ -324,7 +324,7 @@ def _close(spec: Spec, ending: "Ending") -> None:
         try:
             task = close_run(spec, ending)
         except Exception as error:  # noqa: BLE001 - the exit file is written; until the deadline everything is tried again
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not os.path.isdir(spec.run_dir):
                 _say(f"dispatchctl: not recorded, left to `dispatchctl reconcile`: {error}")
                 return
             time.sleep(wait)
@@ -342,20 +342,24 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
     import random
 
     from dispatchctl.store import open_store
-    from dispatchctl.task import Actor, Report
-    from dispatchctl.verdict import Policy
+    from dispatchctl.task import Actor, Phase, Report
+    from dispatchctl.verdict import Policy, is_finished
     from dispatchctl.worktrees import Worktrees
 
     environment = {"PATH": spec["path"], "HOME": spec["home"], "DISPATCHCTL_TOKEN": spec["token"]}
-    changes = Worktrees(spec["git"], environment).changes(spec["worktree"], spec["base_commit"])
+    git = Worktrees(spec["git"], environment)
     status, result = read_result(spec["result_file"])
     actor = Actor.LAUNCHER if by_launcher else Actor.RECONCILE
     policy = Policy(spec["expects_changes"] == "1", spec["uncommitted"], int(spec["retry_wait_s"]))
     store = open_store(spec["database"], busy_timeout=float(spec["busy_timeout"]))
     try:
         run = store.run(spec["token"])
-        if status is not None and run.report is None and run.phase == "started":
-            store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
+        if status is not None and run.report is None and run.phase == Phase.STARTED:
+            run = store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
+        changes = git.changes(spec["worktree"], spec["base_commit"])
+        if policy.uncommitted == "commit" and changes and changes.files and is_finished(run, ending):
+            git.commit_everything(spec["worktree"], f"{store.task(run.task).title}\n\nCommitted for run {run.token}.")
+            changes = git.changes(spec["worktree"], spec["base_commit"])
         return store.close_ended(
             spec["token"], ending, changes, result, policy, actor=actor, at=_now(), jitter=random.random()
         )

@@ -103,6 +103,13 @@ def judge(
     return _finished(task, outcome, result, changes, policy)
 
 
+def is_finished(run: Run, ending: Ending) -> bool:
+    """Whether the agent said, by its report or by ending with 0, that its work is done."""
+    if run.ask is not None or run.report is not None:
+        return run.ask is None and run.report is Report.DONE
+    return ending.cause is Cause.BY_ITSELF and ending.exit_code == 0
+
+
 def judge_undone(task: Task, run: Run, error: str, *, curable: bool, at: int, policy: Policy, jitter: float) -> Verdict:
     """Decide what becomes of a task whose run never started and was undone."""
     if run.ask is Ask.CANCEL:

@@ -255,6 +255,12 @@ class Worktrees:
             return None
         return Changes(int(commits), listing.count(b"\0"))
 
+    def commit_everything(self, worktree: str, message: str) -> None:
+        """Commit all that is not ignored, as the user, without the repository's commit hooks; if git refuses, it stays."""
+        added = self._git(worktree, "add", "--all")
+        if added.code == 0:
+            self._git(worktree, "commit", "--quiet", "--no-verify", "--file=-", given=message.encode())
+
     # -- the end of a finished run's worktree ----------------------------------------------------------------------
     def losses(self, run: Run) -> list[str]:
         """What would be lost if the worktree and the branch of a closed run went; empty if nothing."""
