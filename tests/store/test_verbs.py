@@ -271,6 +271,15 @@ def test_an_edit_cannot_reach_what_is_not_the_users(bench: Bench, column: str) -
     assert bench.status(task) is Status.READY
 
 
+def test_an_answer_without_words_keeps_what_was_said_before(bench: Bench) -> None:
+    task = SITUATIONS["failed"][1](bench)
+    bench.store.retry(task, note="mind the gap", fresh=False, recoveries=3, at=bench.tick())
+    token = bench.claimed(task)
+    bench.start(token)
+    bench.store.block(token, "which one?", actor=Actor.AGENT, at=bench.tick())
+    assert bench.store.unblock(task, note=None, at=bench.tick()).note == "mind the gap"
+
+
 def test_nothing_replaces_a_cancellation(bench: Bench) -> None:
     token = bench.token(started(bench))
     bench.store.ask(token, Ask.TIMEOUT, actor=Actor.RECONCILE, at=bench.tick())

@@ -144,13 +144,18 @@ class TaskVerbs(Ledger):
             return self.task(task)
 
     def unblock(self, task: int, *, note: str | None, at: int) -> Task:
-        """blocked → in_progress where the session is open, else → ready, where the next run gets the note."""
+        """blocked → in_progress where the session is open, else → ready, where the next run gets the note.
+
+        Without a note the last one stays: it still is what a human said about the task.
+        """
         with self._database:
             before = self.task(task)
             if before.status is not Status.BLOCKED:
                 raise Refused(f"task {task} is {before.status}, not blocked", f"dispatchctl show {task}")
             run = self._open_run(task)
-            columns = {"error": None, "note": note, "not_before": None}
+            columns: dict[str, Any] = {"error": None, "not_before": None}
+            if note is not None:
+                columns["note"] = note
             to = Status.IN_PROGRESS if run else Status.READY
             self._change(before, Act("unblocked", Actor.USER, at), to=to, columns=columns, run=run)
             if run:
