@@ -1,6 +1,7 @@
 """Files that cannot be used: each gets an error of its own, with a sentence and a hint, and never one of sqlite3's."""
 
 import os
+import re
 import shlex
 import sqlite3
 import stat
@@ -194,6 +195,25 @@ def test_a_full_database_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     store._database.row("PRAGMA max_page_count = 1000000")
     store.add([NEW], actor=Actor.USER, at=0)
     store.close()
+
+
+def test_opening_a_file_again_drops_no_lock_on_it(tmp_path: Path) -> None:
+    """Closing any descriptor of a file drops every lock that its process has on it, and SQLite's with them."""
+    path = tmp_path / "tasks.db"
+    first = open_store(str(path), create=True)
+    first.tasks()
+    before = locks_on(path)
+    assert before
+    second = open_store(str(path), create=True)
+    assert set(before) <= set(locks_on(path))
+    second.close()
+    first.close()
+
+
+def locks_on(path: Path) -> list[str]:
+    """What this process has locked of the file, without the number of each line."""
+    mine = re.compile(rf"POSIX .* {os.getpid()} \S+:{path.stat().st_ino} (.*)")
+    return [found.group(1) for line in Path("/proc/locks").read_text().splitlines() if (found := mine.search(line))]
 
 
 # -- a disk of its own, which only root can have ----------------------------------------------------------------------

@@ -267,6 +267,25 @@ def test_nothing_on_the_way_of_a_run_looks_at_every_row(bench: Bench, raw: sqlit
     assert scans(found) == []
 
 
+def test_a_listing_is_one_moment(bench: Bench) -> None:
+    store, other = bench.store, bench.backend.open()
+    assert isinstance(store, SqliteStore)
+    task, begun = SITUATIONS["started"][1](bench), list[str]()
+
+    def block_meanwhile(statement: str) -> None:
+        begun.append(statement)
+        if len(begun) == 4:  # after those that are blocked were read, and before those in progress are
+            other.block(bench.token(task), "which one?", actor=Actor.AGENT, at=bench.tick())
+
+    store._database._connection.set_trace_callback(block_meanwhile)
+    try:
+        listed = store.tasks()
+    finally:
+        store._database._connection.set_trace_callback(None)
+    assert [each.status for each in listed] == [Status.IN_PROGRESS]
+    assert other.task(task).status is Status.BLOCKED
+
+
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 
