@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dispatchctl.task import Actor, Ask, Cause, Outcome, Phase, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy, Verdict, judge, judge_undone, wait_before_next
+from dispatchctl.verdict import Changes, Ending, Policy, Verdict, is_finished, judge, judge_undone, wait_before_next
 
 TASK = Task(
     id=7,
@@ -280,6 +280,24 @@ def test_a_human_who_says_failed_is_not_retried() -> None:
 @pytest.mark.parametrize("task", [TASK, ONE_RETRY, ASKED_A_HUMAN])
 def test_a_result_is_kept_however_the_run_ended(task: Task, ending: Ending) -> None:
     assert judged(task, RUN, ending, result="half of it").result == "half of it"
+
+
+@pytest.mark.parametrize(
+    ("run", "ending", "expected"),
+    [
+        pytest.param(RUN, EXITED_0, True, id="exit 0"),
+        pytest.param(RUN, EXITED_1, False, id="exit 1"),
+        pytest.param(RUN, KILLED, False, id="killed"),
+        pytest.param(RUN, LAUNCHER_ENDED, False, id="lost"),
+        pytest.param(RUN, replace(WINDOW_CLOSED, exit_code=0, signal=None), False, id="exit 0 of a closed window"),
+        pytest.param(SAID_DONE, TOLD_TO_END, True, id="said done"),
+        pytest.param(SAID_FAIL, EXITED_0, False, id="said fail"),
+        pytest.param(TO_TIME_OUT, EXITED_0, False, id="out of time"),
+        pytest.param(replace(SAID_DONE, ask=Ask.CANCEL), EXITED_0, False, id="cancelled"),
+    ],
+)
+def test_only_who_says_so_has_finished(run: Run, ending: Ending, expected: bool) -> None:
+    assert is_finished(run, ending) is expected
 
 
 def test_the_words_of_a_report_are_the_result_and_else_what_the_agent_left() -> None:
