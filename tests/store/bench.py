@@ -287,3 +287,6 @@ SITUATIONS: Mapping[str, tuple[Status, Callable[[Bench], int]]] = {
     "cancelled": (Status.CANCELLED, _cancelled),
 }
 """Everything a task can be: its status, and how it gets there. `asking` has an open session, `asked` none."""
+
+IDLE = ("backlog", "ready", "asked", "in_review", "done", "failed", "cancelled")
+"""The situations without an open run."""

@@ -1,6 +1,5 @@
-"""The SQLite file itself: what it cannot hold, which indexes serve the claim, and how it comes to this version."""
+"""The SQLite file itself: what it cannot hold, which writes it guards, and which indexes serve a run."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,17 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatchctl.errors import Refused, Unavailable
-from dispatchctl.store import open_store, schema
-from dispatchctl.store.connection import Database
+from dispatchctl.errors import Refused
 from dispatchctl.store.ledger import Act
-from dispatchctl.store.schema import MIGRATIONS, migrate
 from dispatchctl.store.sqlite import SqliteStore
-from dispatchctl.task import NEXT, Actor, NewTask, Status
+from dispatchctl.task import NEXT, Actor, Status
 from store.bench import SITUATIONS, Bench, Sqlite
-
-RELEASED = Path(__file__).parent / "schemas"
-"""The schema of each version as files of it have it: once released, a version never changes."""
 
 IMPOSSIBLE = {
     "backlog": [
@@ -284,65 +277,3 @@ def test_a_listing_is_one_moment(bench: Bench) -> None:
         store._database._connection.set_trace_callback(None)
     assert [each.status for each in listed] == [Status.IN_PROGRESS]
     assert other.task(task).status is Status.BLOCKED
-
-
-# -- versions ----------------------------------------------------------------------------------------------------------
-
-
-def definitions(path: str) -> list[tuple[str, str, str]]:
-    """Everything that the file defines."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY type, name"
-        ).fetchall()
-
-
-def test_a_released_version_never_changes(tmp_path: Path) -> None:
-    """Another status, outcome or column is another entry of MIGRATIONS: files of this version exist.
-
-    UPDATE_SCHEMAS=1 writes the file of a version that is not released yet.
-    """
-    for version in range(1, len(MIGRATIONS) + 1):
-        path = str(tmp_path / f"{version}.db")
-        upgraded(path, version)
-        text = "\n".join(f"{sql};" for _, _, sql in definitions(path)) + "\n"
-        released = RELEASED / f"{version}.sql"
-        if os.environ.get("UPDATE_SCHEMAS"):
-            released.write_text(text)
-        assert released.read_text() == text
-
-
-@pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))
-def test_a_file_of_every_version_becomes_one_of_this_version(tmp_path: Path, version: int) -> None:
-    fresh, old = str(tmp_path / "fresh.db"), str(tmp_path / "old.db")
-    open_store(fresh, create=True).close()
-    upgraded(old, version)
-    store = open_store(old, create=version == 0)
-    store.add([NewTask("Do it", "now", "/repo", "main", "shell")], actor=Actor.USER, at=0)
-    store.close()
-    assert definitions(old) == definitions(fresh)
-
-
-def test_an_upgrade_that_fails_halfway_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(tmp_path / "tasks.db")
-    open_store(path, create=True).close()
-    before = definitions(path)
-    more = "CREATE TABLE more (x TEXT) STRICT"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, (more, "CREATE TABEL")))
-    with pytest.raises(Unavailable, match="syntax error"):
-        open_store(path)
-    assert definitions(path) == before
-    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, (more,)))
-    open_store(path).close()
-    assert set(definitions(path)) - set(before) == {("table", "more", more)}
-
-
-def upgraded(path: str, version: int) -> None:
-    """A file of that version, made by the first migrations alone; of version 0, an empty one."""
-    Path(path).touch()
-    if version:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:version])
-            database = Database(path)
-            migrate(database, create=True)
-            database.close()

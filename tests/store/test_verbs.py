@@ -9,18 +9,18 @@ from dispatchctl.errors import NoSuchTask, Refused
 from dispatchctl.store.protocol import Store
 from dispatchctl.task import NEXT, Activity, Actor, Ask, Cause, Life, Phase, Report, Status
 from dispatchctl.verdict import Ending
-from store.bench import CLEAN, DIRTY, NOWHERE, SITUATIONS, WINDOW, Bench, asking, assert_replayed, exited, started
+from store.bench import CLEAN, DIRTY, IDLE, NOWHERE, SITUATIONS, WINDOW, Bench, asking, assert_replayed, started
 
 B, R, I, K = Status.BACKLOG, Status.READY, Status.IN_PROGRESS, Status.BLOCKED  # noqa: E741 - one column each
 V, D, F, C = Status.IN_REVIEW, Status.DONE, Status.FAILED, Status.CANCELLED
 
-IDLE = {"backlog": B, "ready": R, "asked": K, "in_review": V, "done": D, "failed": F, "cancelled": C}
+WITHOUT_OPEN_RUN = {name: SITUATIONS[name][0] for name in IDLE}
 RUNNING = {"launching": I, "started": I, "asking": K}
 HAS_CLOSED_RUN = {"asked": K, "in_review": V, "done": D, "failed": F}
 
 Verb = Callable[[Bench, int, str], object]
 VERBS: Mapping[str, tuple[Verb, Mapping[str, Status]]] = {
-    "edit": (lambda b, task, _: b.store.edit(task, {"priority": 4}, None, at=b.tick()), IDLE),
+    "edit": (lambda b, task, _: b.store.edit(task, {"priority": 4}, None, at=b.tick()), WITHOUT_OPEN_RUN),
     "release": (lambda b, task, _: b.store.release([task], at=b.tick()), {"backlog": R}),
     "retry": (
         lambda b, task, _: b.store.retry(task, note="again", fresh=False, recoveries=3, at=b.tick()),
@@ -190,175 +190,3 @@ def test_a_claim_of_no_task_is_said_so(bench: Bench) -> None:
 def test_a_token_that_names_no_run_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"there is no run {NOWHERE}"):
         bench.store.run(NOWHERE)
-
-
-@pytest.mark.parametrize("verb", ["release", "remove"])
-def test_what_is_done_to_several_tasks_is_done_to_all_or_none(bench: Bench, verb: str) -> None:
-    first, second = bench.add(backlog=True), SITUATIONS["launching"][1](bench)
-    before = bench.everything()
-    with pytest.raises(Refused):
-        getattr(bench.store, verb)([first, second], at=bench.tick())
-    assert bench.everything() == before
-
-
-@pytest.mark.parametrize("verb", ["release", "remove"])
-def test_a_task_that_is_named_twice_is_done_once(bench: Bench, verb: str) -> None:
-    task = bench.add(backlog=True)
-    getattr(bench.store, verb)([task, task], at=bench.tick())
-    assert len(bench.store.events(task=task)) == 2
-
-
-@pytest.mark.parametrize("situation", SITUATIONS)
-def test_a_task_is_removed_only_without_an_open_run(bench: Bench, situation: str) -> None:
-    task = SITUATIONS[situation][1](bench)
-    before = bench.everything()
-    if situation in IDLE:
-        bench.store.remove([task], at=bench.tick())
-        assert bench.store.tasks() == []
-        assert bench.store.events()[-1].kind == "removed"
-    else:
-        with pytest.raises(Refused, match=f"task {task} cannot be removed"):
-            bench.store.remove([task], at=bench.tick())
-        assert bench.everything() == before
-
-
-def test_tasks_are_added_all_or_none(bench: Bench) -> None:
-    with pytest.raises(NoSuchTask, match="99"):
-        bench.add(after=(99,))
-    assert bench.store.tasks() == []
-    assert bench.store.events() == []
-
-
-def test_an_added_task_reads_back_as_it_was_given(bench: Bench) -> None:
-    parent = bench.add()
-    given: dict[str, Any] = {
-        "title": "; rm -rf / #{q} 'é'\n",
-        "prompt": "\u2028\x1b[31m",
-        "repo": "/r",
-        "base": "origin/x",
-        "agent": "codex",
-        "priority": 0,
-        "labels": ("a b", "ü,"),
-        "after": (parent,),
-        "review": True,
-        "timeout_s": 0,
-        "not_before": 5,
-    }
-    task = bench.store.task(bench.add(**given, retries=2, recoveries=1))
-    assert {name: getattr(task, name) for name in given} == given
-    assert (task.retries_left, task.recoveries_left, task.status, task.run) == (2, 1, Status.READY, None)
-
-
-def test_an_edit_changes_what_it_names(bench: Bench) -> None:
-    task = bench.add(title="old", labels=("a",), review=False)
-    after = bench.store.edit(task, {"title": "new", "labels": ("b", "c"), "review": True}, None, at=bench.tick())
-    assert (after.title, after.labels, after.review, after.prompt) == ("new", ("b", "c"), True, "now")
-    assert after.updated_at == bench.now
-
-
-def test_an_edit_of_nothing_leaves_no_event(bench: Bench) -> None:
-    task = bench.add()
-    before = bench.everything()
-    bench.store.edit(task, {}, None, at=bench.tick())
-    assert bench.everything() == before
-
-
-@pytest.mark.parametrize("column", ["status", "newest_run", "waits", "title = '', priority"])
-def test_an_edit_cannot_reach_what_is_not_the_users(bench: Bench, column: str) -> None:
-    task = bench.add()
-    with pytest.raises(AssertionError):
-        bench.store.edit(task, {column: "done"}, None, at=bench.tick())
-    assert bench.status(task) is Status.READY
-
-
-def test_an_answer_without_words_keeps_what_was_said_before(bench: Bench) -> None:
-    task = SITUATIONS["failed"][1](bench)
-    bench.store.retry(task, note="mind the gap", fresh=False, recoveries=3, at=bench.tick())
-    token = bench.claimed(task)
-    bench.start(token)
-    bench.store.block(token, "which one?", actor=Actor.AGENT, at=bench.tick())
-    assert bench.store.unblock(task, note=None, at=bench.tick()).note == "mind the gap"
-
-
-def test_nothing_replaces_a_cancellation(bench: Bench) -> None:
-    token = bench.token(started(bench))
-    bench.store.ask(token, Ask.TIMEOUT, actor=Actor.RECONCILE, at=bench.tick())
-    bench.store.ask(token, Ask.CANCEL, actor=Actor.USER, at=bench.tick())
-    before = bench.everything()
-    assert bench.store.ask(token, Ask.TIMEOUT, actor=Actor.RECONCILE, at=bench.tick()).ask is Ask.CANCEL
-    assert bench.store.ask(token, Ask.CANCEL, actor=Actor.USER, at=bench.tick()).ask is Ask.CANCEL
-    assert bench.everything() == before
-
-
-def test_an_undo_that_fails_again_in_the_same_way_is_said_once(bench: Bench) -> None:
-    token = bench.token(SITUATIONS["stuck"][1](bench))
-    before = bench.everything()
-    bench.store.undo_failed(token, "the worktree stands", actor=Actor.RECONCILE, at=bench.tick())
-    assert bench.everything() == before
-
-
-@pytest.mark.parametrize("said", ["ask", "report"])
-def test_an_agent_is_not_started_once_its_run_was_asked_to_end(bench: Bench, said: str) -> None:
-    task = SITUATIONS["launching"][1](bench)
-    token = bench.token(task)
-    if said == "ask":
-        bench.store.ask(token, Ask.CANCEL, actor=Actor.USER, at=bench.tick())
-    else:
-        bench.store.report(token, Report.FAIL, "never mind", actor=Actor.USER, at=bench.tick())
-    before = bench.everything()
-    assert not bench.start(token)
-    assert bench.everything() == before
-
-
-def test_a_start_stores_who_launched_and_who_runs(bench: Bench) -> None:
-    run = bench.store.run(bench.token(started(bench)))
-    assert (run.launcher_pid, run.launcher_start, run.agent_pid, run.agent_start) == (50, 500, 60, 600)
-    assert (run.phase, run.started_at) == (Phase.STARTED, bench.now)
-
-
-@pytest.mark.parametrize("report", list(Report))
-def test_what_was_reported_before_a_failed_undo_does_not_keep_its_run_open(bench: Bench, report: Report) -> None:
-    task = SITUATIONS["launching"][1](bench)
-    token = bench.token(task)
-    bench.store.report(token, report, "never mind", actor=Actor.USER, at=bench.tick())
-    assert bench.begin_undo(token)
-    bench.store.undo_failed(token, "the worktree stands", actor=Actor.DISPATCH, at=bench.tick())
-    assert bench.close_undone(token).status is Status.FAILED
-    assert bench.store.open_runs() == []
-
-
-def test_a_resumed_run_goes_on_where_the_last_started_one_was(bench: Bench) -> None:
-    task = bench.add(retries=1)
-    bench.finish(task, 1)
-    first = bench.store.runs(task)[0]
-    bench.store.edit(task, {"not_before": None}, None, at=bench.tick())
-    second = bench.claim(task)
-    assert second is not None
-    assert (second.resumed, second.worktree, second.branch, second.number) == (True, first.worktree, first.branch, 2)
-    bench.begin_undo(second.token)
-    assert bench.close_undone(second.token).resume == first.token
-
-
-def test_a_fresh_retry_starts_anew(bench: Bench) -> None:
-    task = SITUATIONS["failed"][1](bench)
-    bench.store.retry(task, note="from scratch", fresh=True, recoveries=3, at=bench.tick())
-    run = bench.claim(task)
-    assert run is not None
-    assert (run.resumed, run.worktree) == (False, f"/worktrees/{task}-2")
-    assert bench.store.task(task).note == "from scratch"
-
-
-def test_an_end_is_written_down_as_it_was(bench: Bench) -> None:
-    task = started(bench)
-    ending = exited(7, at=123)
-    bench.end(bench.token(task), ending, result="half of it")
-    after = bench.store.task(task)
-    assert after.run is not None
-    assert (after.run.exit_code, after.run.signal, after.run.ended_at, after.run.error) == (
-        7,
-        None,
-        123,
-        "exited with 7",
-    )
-    assert (after.run.life, after.run.closed_at, after.run.activity) == (Life.GONE, bench.now, None)
-    assert (after.result, after.error, after.resume) == ("half of it", "exited with 7", after.run.token)
