@@ -15,7 +15,7 @@ from dispatchctl.store import fence, open_store
 from dispatchctl.store.connection import Database
 from dispatchctl.store.protocol import Claimant, Names, Store, Window
 from dispatchctl.task import Actor, Cause, Event, NewTask, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy
+from dispatchctl.verdict import Changes, Cure, Ending, Policy
 
 NOWHERE = "00000000"
 WINDOW = Window(session="dispatch-repo", window_id="@1", pane_id="%1", server_pid=40, server_start=400)
@@ -182,10 +182,10 @@ class Bench:
         """The launch failed."""
         return self.store.begin_undo(token, "it broke", actor=Actor.DISPATCH, at=self.tick())
 
-    def close_undone(self, token: str, *, curable: bool = True) -> Task:
+    def close_undone(self, token: str, *, cure: Cure = Cure.AGAIN) -> Task:
         """The undo is finished."""
         return self.store.close_undone(
-            token, "it broke", curable=curable, policy=Policy(), actor=Actor.DISPATCH, at=self.tick(), jitter=0.5
+            token, "it broke", cure=cure, policy=Policy(), actor=Actor.DISPATCH, at=self.tick(), jitter=0.5
         )
 
     def finish(self, task: int, code: int = 0) -> None:

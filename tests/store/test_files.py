@@ -108,6 +108,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     for create in (True, False):
         with told(Unavailable, "made by a newer dispatchctl", path):
             open_store(str(path), create=create)
+        assert str(path) not in map(os.path.realpath, Path("/proc/self/fd").iterdir())
 
 
 def test_a_damaged_database_is_said_so(tmp_path: Path) -> None:
@@ -153,12 +154,14 @@ def test_a_file_in_place_of_the_directory_is_said_so(tmp_path: Path, create: boo
 def test_a_foreign_lock_is_waited_for_and_then_said(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     add(path)
+    store = open_store(str(path), busy_timeout=0.2)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with told(Busy, "is locked by another program", path):
-            add(path)
+            store.add([NEW], actor=Actor.USER, at=0)
         other.execute("ROLLBACK")
-        add(path)
+    add(path)  # whoever gave up stands in nobody's way
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +269,11 @@ def test_a_full_disk_is_said_so_at_the_first_opening_too(disk: Path) -> None:
     ballast = fill(disk)
     with told(Unavailable, "is full; nothing was changed", path):
         add(path)
+    ballast.unlink()
+    add(path)
+    ballast = fill(disk)
+    with told(Unavailable, "is full; nothing was changed", path):  # SQLite calls it an input/output error
+        open_store(str(path))
     ballast.unlink()
     add(path)
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dispatchctl.errors import Busy, NoSuchTask, Refused
 from dispatchctl.task import NEXT, Activity, Actor, Ask, Cause, Life, Phase, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy
+from dispatchctl.verdict import Changes, Cure, Ending, Policy
 from store.bench import BACKENDS, NOWHERE, SITUATIONS, WINDOW, Bench, assert_replayed
 
 ANY = st.integers(0, 7)
@@ -176,9 +176,9 @@ class Histories(RuleBasedStateMachine):
         token = self.run_token(run, Phase.UNDOING)
         self.attempt(lambda: self.store.undo_failed(token, "stands", actor=Actor.DISPATCH, at=self.bench.tick()))
 
-    @rule(run=ANY, curable=st.booleans())
-    def close_undone(self, run: int, curable: bool) -> None:
-        self.attempt(lambda: self.bench.close_undone(self.run_token(run, Phase.UNDOING), curable=curable))
+    @rule(run=ANY, cure=st.sampled_from(Cure))
+    def close_undone(self, run: int, cure: Cure) -> None:
+        self.attempt(lambda: self.bench.close_undone(self.run_token(run, Phase.UNDOING), cure=cure))
 
     @rule(
         run=ANY,

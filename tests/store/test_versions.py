@@ -1,13 +1,15 @@
 """How a file of an earlier version becomes one of this version."""
 
+import contextlib
 import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dispatchctl.errors import Unavailable
+from dispatchctl.errors import Busy, Unavailable
 from dispatchctl.store import open_store, schema
 from dispatchctl.store.connection import Database
 from dispatchctl.store.schema import MIGRATIONS, migrate
@@ -49,6 +51,25 @@ def test_a_file_of_every_version_becomes_one_of_this_version(tmp_path: Path, ver
     store.add([NewTask("Do it", "now", "/repo", "main", "shell")], actor=Actor.USER, at=0)
     store.close()
     assert definitions(old) == definitions(fresh)
+
+
+class Interleaved(Database):
+    """A database that another process tries to make just before ours looks whether it is empty."""
+
+    def row(self, sql: str, parameters: Any = ()) -> Any:
+        if "FROM sqlite_schema" in sql:
+            with contextlib.suppress(Busy):
+                open_store(self.path, create=True, busy_timeout=0.1).close()
+        return super().row(sql, parameters)
+
+
+def test_a_file_that_another_process_is_making_is_not_taken_for_somebody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    path.touch()
+    database = Interleaved(str(path))
+    migrate(database, create=True)
+    database.close()
+    open_store(str(path)).close()
 
 
 def test_an_upgrade_that_fails_halfway_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

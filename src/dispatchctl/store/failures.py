@@ -21,8 +21,6 @@ def _of_system(error: OSError, path: str) -> DispatchctlError:
         return missing(path)
     if error.errno in FULL:
         return _full(path)
-    if error.errno == errno.EISDIR:
-        return _directory(path)
     if error.errno in UNWRITABLE:
         return _unwritable(path, error.strerror or str(error))
     return Unavailable(f"the database {path} cannot be used: {error.strerror}", f"ls -ld {shlex.quote(path)}")
