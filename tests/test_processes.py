@@ -80,16 +80,22 @@ def test_a_run_is_what_carries_its_token_or_descends_from_it(started: list[subpr
     assert processes.of_run(TOKEN, spare=[marked[0]]) == found - {marked}
 
 
-def test_who_looks_is_never_among_those_found() -> None:
-    script = f"from dispatchctl import processes; import os; print(processes.of_run({TOKEN!r}), os.getpid())"
-    said = subprocess.run(
-        ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script],
+def test_who_sweeps_does_not_end_itself_nor_who_waits_for_it() -> None:
+    script = (
+        "from dispatchctl import processes; import os\n"
+        f"left = processes.sweep(lambda: processes.of_run({TOKEN!r}), grace=0.1)\n"
+        "assert {pid for pid, _ in left} == {os.getpid(), os.getppid()}, left\n"
+    )
+    ended = subprocess.run(
+        ["sh", "-c", '(exec sleep 600) & "$0" -c "$1"; exit $?', sys.executable, script],
         env={**os.environ, "DISPATCHCTL_TOKEN": TOKEN},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
+        timeout=60,
     )
-    assert said.stdout.startswith("set()"), "neither the program nor the shell that waits for it"
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert processes.of_run(TOKEN) == set(), "the sleeper was no exception"
 
 
 def test_a_signal_reaches_exactly_the_process_that_was_meant(started: list[subprocess.Popen[bytes]]) -> None:

@@ -11,25 +11,26 @@ import pytest
 from world import World, eventually
 
 from dispatchctl import processes
-from dispatchctl.dispatch import STEPS, dispatch
+from dispatchctl.dispatch import dispatch
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import reconcile
 from dispatchctl.runtime import Runtime
+from dispatchctl.steps import STEPS
 from dispatchctl.task import Outcome, Phase, Run, Status
 
 DYING_DISPATCHER = """
 import os, signal, sys
 from dataclasses import replace
-from dispatchctl import dispatch
+from dispatchctl import dispatch, launch
 from dispatchctl.config import Environment
 from dispatchctl.runtime import Runtime
 number, before = int(sys.argv[1]), sys.argv[2] == "before"
-step = dispatch.STEPS[number]
-def die(launch):
+step = launch.STEPS[number]
+def die(started):
     if not before:
-        step.do(launch)
+        step.do(started)
     os.kill(os.getpid(), signal.SIGKILL)
-dispatch.STEPS = tuple(replace(each, do=die) if each is step else each for each in dispatch.STEPS)
+launch.STEPS = tuple(replace(each, do=die) if each is step else each for each in launch.STEPS)
 dispatch.dispatch(Runtime(Environment.read(), private_tmux=True))
 """
 

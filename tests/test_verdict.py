@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from dispatchctl.task import Actor, Ask, Cause, Outcome, Phase, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy, Verdict, is_finished, judge, judge_undone, wait_before_next
+from dispatchctl.verdict import (
+    Changes,
+    Cure,
+    Ending,
+    Policy,
+    Verdict,
+    is_finished,
+    judge,
+    judge_undone,
+    wait_before_next,
+)
 
 TASK = Task(
     id=7,
@@ -312,15 +322,22 @@ ROLLED_BACK = Outcome.ROLLED_BACK
 
 
 @pytest.mark.parametrize(
-    ("task", "run", "curable", "expected"),
+    ("task", "run", "cure", "expected"),
     [
-        pytest.param(TASK, UNSTARTED, True, recovered(ROLLED_BACK, "broke"), id="curable"),
-        pytest.param(ONE_RETRY, UNSTARTED, True, recovered(ROLLED_BACK, "broke"), id="not by a retry"),
+        pytest.param(TASK, UNSTARTED, Cure.AGAIN, recovered(ROLLED_BACK, "broke"), id="curable"),
+        pytest.param(ONE_RETRY, UNSTARTED, Cure.AGAIN, recovered(ROLLED_BACK, "broke"), id="not by a retry"),
         pytest.param(
-            NO_RECOVERY, UNSTARTED, True, verdict(ROLLED_BACK, FAILED, "broke; no recovery is left"), id="spent"
+            NO_RECOVERY, UNSTARTED, Cure.AGAIN, verdict(ROLLED_BACK, FAILED, "broke; no recovery is left"), id="spent"
         ),
-        pytest.param(TASK, UNSTARTED, False, verdict(ROLLED_BACK, FAILED, "broke"), id="incurable"),
-        pytest.param(TASK, TO_CANCEL_UNSTARTED, True, CANCELLED, id="cancelled meanwhile"),
+        pytest.param(
+            TASK,
+            UNSTARTED,
+            Cure.WAITING,
+            Verdict(ROLLED_BACK, READY, "broke", not_before=AT + 60_000),
+            id="it waits for others, and that spends nothing",
+        ),
+        pytest.param(TASK, UNSTARTED, Cure.NEVER, verdict(ROLLED_BACK, FAILED, "broke"), id="incurable"),
+        pytest.param(TASK, TO_CANCEL_UNSTARTED, Cure.AGAIN, CANCELLED, id="cancelled meanwhile"),
         pytest.param(
             TASK,
             replace(SAID_DONE, started_at=None),
@@ -335,7 +352,9 @@ ROLLED_BACK = Outcome.ROLLED_BACK
             verdict(ROLLED_BACK, FAILED, "reported as failed"),
             id="said fail meanwhile",
         ),
-        pytest.param(UNDO_FAILED, UNSTARTED, True, verdict(ROLLED_BACK, FAILED, "broke"), id="its undo had failed"),
+        pytest.param(
+            UNDO_FAILED, UNSTARTED, Cure.AGAIN, verdict(ROLLED_BACK, FAILED, "broke"), id="its undo had failed"
+        ),
         pytest.param(
             UNDO_FAILED,
             replace(SAID_DONE, started_at=None),
@@ -343,13 +362,11 @@ ROLLED_BACK = Outcome.ROLLED_BACK
             verdict(ROLLED_BACK, FAILED, "broke"),
             id="said done, but its undo had failed",
         ),
-        pytest.param(UNDO_FAILED, TO_CANCEL_UNSTARTED, True, CANCELLED, id="cancelled, and its undo had failed"),
+        pytest.param(UNDO_FAILED, TO_CANCEL_UNSTARTED, Cure.AGAIN, CANCELLED, id="cancelled, and its undo had failed"),
     ],
 )
-def test_an_undone_launch_goes_back_to_ready_while_it_may(
-    task: Task, run: Run, curable: bool, expected: Verdict
-) -> None:
-    assert judge_undone(task, run, "broke", curable=curable, at=AT, policy=Policy(), jitter=0.5) == expected
+def test_an_undone_launch_goes_back_to_ready_while_it_may(task: Task, run: Run, cure: Cure, expected: Verdict) -> None:
+    assert judge_undone(task, run, "broke", cure=cure, at=AT, policy=Policy(), jitter=0.5) == expected
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class World:
         self, *arguments: str, cwd: Path | None = None, given: str | None = None, within: float = 60.0, **extra: str
     ) -> Said:
         """Run the real command line in a process of its own."""
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: PLW1510 - the exit code is part of the answer
             [sys.executable, "-m", "dispatchctl", *arguments],
             env={**self.variables, **extra},
             cwd=cwd or self.home,
@@ -140,7 +140,7 @@ class World:
 
     def tmux(self, *arguments: str) -> str:
         """What the private tmux server says; empty if there is none."""
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: PLW1510 - no server is an answer
             ["tmux", "-S", str(self.socket), *arguments], env=self.variables, capture_output=True, text=True
         )
         return done.stdout.strip()

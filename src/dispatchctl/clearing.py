@@ -26,13 +26,14 @@ def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Calla
             raise Refused(f"task {task} cannot be removed: it has an open run", f"dispatchctl cancel {task}")
         _refuse_children(runtime, task, tasks)
     places = [run for each in runs.values() for run in _places(each)]
+    going = {run.branch for run in places}
     for run in places:
-        _check_place(runtime, run, force=force)
+        _check_place(runtime, run, going, force=force)
     for each in runs.values():
         for run in each:
             _clear_pane(runtime, run)
     for run in places:
-        clear_place(runtime, run, force=force, tell=tell)
+        clear_place(runtime, run, going, force=force, tell=tell)
     for each in runs.values():
         for run in each:
             rundir.remove(run.run_dir)
@@ -54,8 +55,11 @@ def _places(runs: Sequence[Run]) -> list[Run]:
     return list({(run.worktree, run.branch): run for run in runs}.values())
 
 
-def _check_place(runtime: Runtime, run: Run, *, force: bool) -> list[str]:
-    """What would be lost if the worktree and branch of a closed run went. Raises `Refused` if they must not go."""
+def _check_place(runtime: Runtime, run: Run, going: Collection[str], *, force: bool) -> list[str]:
+    """What would be lost if the worktree and branch of a closed run went along with the branches `going`.
+
+    Raises `Refused` if they must not go: something would be lost and `force` is not given, or nothing could keep it.
+    """
     if not os.path.isdir(run.repo):
         if os.path.lexists(run.worktree):
             raise Refused(
@@ -70,7 +74,13 @@ def _check_place(runtime: Runtime, run: Run, *, force: bool) -> list[str]:
             f"task {run.task} was not removed: process {', '.join(map(str, inside))} works in {run.worktree}",
             f"ps -o pid,args {' '.join(map(str, inside))}",
         )
-    losses = runtime.git.losses(run)
+    losses = runtime.git.losses(run, going)
+    beyond = runtime.git.beyond_rescue(run) if losses else []
+    if beyond and force:
+        raise Refused(
+            f"task {run.task} was not removed: {run.worktree} holds what no ref could keep: {', '.join(beyond)}",
+            f"ls -la {shlex.quote(run.worktree)}",
+        )
     if losses and not force:
         raise Refused(
             f"task {run.task} was not removed: {run.worktree} holds what would be lost: {', '.join(losses)}",
@@ -79,9 +89,11 @@ def _check_place(runtime: Runtime, run: Run, *, force: bool) -> list[str]:
     return losses
 
 
-def clear_place(runtime: Runtime, run: Run, *, force: bool, tell: Callable[[str], None]) -> None:
+def clear_place(
+    runtime: Runtime, run: Run, going: Collection[str], *, force: bool, tell: Callable[[str], None]
+) -> None:
     """Remove the worktree and branch of a closed run; what would be lost is kept by a ref first, and `tell` hears of it."""
-    losses = _check_place(runtime, run, force=force)
+    losses = _check_place(runtime, run, going, force=force)
     if not os.path.isdir(run.repo):
         return
     if losses:

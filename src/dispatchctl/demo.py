@@ -1,6 +1,7 @@
 """The main job on real input, in a place of its own: a repository, a database and a tmux server that are gone afterwards."""
 
 import os
+import shlex
 import shutil
 import tempfile
 from dataclasses import replace
@@ -38,7 +39,7 @@ def run(environment: Environment, output: Output, *, keep: bool) -> int:
         return _run(runtime, place, output)
     finally:
         if keep:
-            where = f"--db {runtime.database}"
+            where = f"--db {shlex.quote(str(runtime.database))}"
             output.story(f"kept: {place}", hint=f"dispatchctl list {where}; dispatchctl attach 1 {where}")
         else:
             _clean_up(runtime, place)

@@ -90,6 +90,14 @@ class LaunchError(DispatchctlError):
         self.exit_code = exit_code
 
 
+class NotYet(LaunchError):
+    """A run cannot be started until something else has happened, as the merge of its parents: nothing has failed."""
+
+
+class QueueFull(Busy):
+    """As many runs are open as may be."""
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP reached a command that has something to undo first; not an `Exception`, like KeyboardInterrupt."""
 

@@ -23,6 +23,7 @@ from dispatchctl.store.connection import Database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
     from dispatchctl.task import Task
@@ -35,13 +36,16 @@ RECORD_FOR = 3_600.0
 
 
 class Spec:
-    """What the dispatcher wrote for this run: `key=value` pairs, each ended by a NUL; `argv` comes once for each word."""
+    """What the dispatcher wrote for this run: `key=value` pairs, each ended by a NUL; `argv` comes once for each word.
 
-    def __init__(self, run_dir: str) -> None:
+    Raises `OSError` if the file is gone. `values` stands in for it where reconcile closes a run without its directory.
+    """
+
+    def __init__(self, run_dir: str, values: "Mapping[str, str] | None" = None) -> None:
         self.run_dir = run_dir
         self.argv: list[str] = []
-        self.values: dict[str, str] = {}
-        for key, value in pairs(os.path.join(run_dir, "spec")):
+        self.values: dict[str, str] = dict(values or {})
+        for key, value in pairs(os.path.join(run_dir, "spec")) if values is None else ():
             if key == "argv":
                 self.argv.append(value)
             else:
@@ -78,7 +82,11 @@ def main(run_dir: str) -> "NoReturn":
     if relay is None:
         _say(f"dispatchctl: run {spec['token']} was given up before its agent started")
         sys.exit(125)
-    relay.run()
+    try:
+        relay.run()
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not leave an agent without anybody to record its end
+        _say(f"dispatchctl: the agent is ended, because its launcher failed: {error!r}")
+        relay.give_up()
     sys.exit(_end(spec, relay, agent, server))
 
 
@@ -218,40 +226,38 @@ def _say_failed(spec: Spec, error: Exception) -> None:
 
 
 def _end(spec: Spec, relay: Relay, agent: "processes.Process", server: "processes.Process") -> int:
-    from dispatchctl.task import Ask, Cause
-    from dispatchctl.verdict import Ending
-
+    """Record the end, end what is left of the run, close it. The record and the sweep import nothing: after hours the
+    package may have been upgraded or removed."""
     assert relay.status is not None
     code = os.waitstatus_to_exitcode(relay.status)
     error = None
     if relay.failure is not None:
         error = f"the program {spec.argv[0]} cannot be executed: {os.strerror(relay.failure)}"
-    ending = Ending(
-        cause=Cause(relay.cause),
-        ended_at=_now(),
-        exit_code=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
-        asked=Ask(relay.asked) if relay.asked in list(Ask) else None,
-        error=error,
-    )
+    ending: dict[str, int | str | bool | None] = {
+        "cause": relay.cause,
+        "ended_at": _now(),
+        "exit_code": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "asked": "timeout" if relay.asked == "timeout" else None,
+        "server_lives": None,
+        "error": error,
+    }
     write_exit_file(spec.run_dir, ending)
-    _sweep(spec, agent)
-    if ending.cause is Cause.HANGUP:
-        from dataclasses import replace
-
-        ending = replace(ending, server_lives=_outlives(server, 2.0))
+    _sweep(spec, agent, server)
+    if relay.cause == "hangup":
+        ending["server_lives"] = _outlives(server, 2.0)
         write_exit_file(spec.run_dir, ending)
     relay.close()
-    _close(spec, ending)
+    _close(spec)
     return code if code >= 0 else 128 - code
 
 
-def _sweep(spec: Spec, agent: "processes.Process") -> None:
+def _sweep(spec: Spec, agent: "processes.Process", server: "processes.Process") -> None:
     """End every process of the run but this one; a run is not closed while one of them lives."""
     me = os.getpid()
     roots = [agent, (me, processes.start_time(me) or 0)]
     while left := processes.sweep(
-        lambda: processes.of_run(spec["token"], roots, spare=(me,)), grace=float(spec["kill_grace"])
+        lambda: processes.of_run(spec["token"], roots, spare=(me, server[0])), grace=float(spec["kill_grace"])
     ):
         pids = ", ".join(str(pid) for pid, _ in left)
         _say(f"dispatchctl: processes that cannot be ended keep this run open: {pids}")
@@ -277,18 +283,15 @@ def _outlives(server: "processes.Process", seconds: float) -> bool:
     return True
 
 
-def write_exit_file(run_dir: str, ending: "Ending") -> None:
+def write_exit_file(run_dir: str, ending: "Mapping[str, int | str | bool | None]") -> None:
     """Record how the agent ended, durably, in space that was set aside before it started."""
-    import json
-    from dataclasses import asdict
-
     prepared, final = os.path.join(run_dir, "exit.json.new"), os.path.join(run_dir, "exit.json")
     if not os.path.exists(prepared):
         prepared = final
-    text = json.dumps(asdict(ending)).encode()
+    text = "{" + ", ".join(f'"{key}": {_as_json(value)}' for key, value in ending.items()) + "}"
     try:
         descriptor = os.open(prepared, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.pwrite(descriptor, text.ljust(EXIT_FILE_SIZE), 0)
+        os.pwrite(descriptor, text.encode().ljust(EXIT_FILE_SIZE), 0)
         os.fsync(descriptor)
         os.close(descriptor)
         os.rename(prepared, final)
@@ -299,8 +302,15 @@ def write_exit_file(run_dir: str, ending: "Ending") -> None:
         _say(f"dispatchctl: how the agent ended could not be written to {final}: {error}")
 
 
+def _as_json(value: "int | str | bool | None") -> str:
+    """A value as JSON without the json module; of a text, what is not plain ASCII becomes `?`."""
+    if isinstance(value, str):
+        return '"' + "".join(each if " " <= each <= "~" and each not in '"\\' else "?" for each in value) + '"'
+    return "null" if value is None else str(value).lower()
+
+
 def read_exit_file(run_dir: str) -> "Ending | None":
-    """How the agent of the run ended, if that was recorded."""
+    """How the agent of the run ended, if that was recorded and can be read."""
     import json
 
     from dispatchctl.task import Ask, Cause
@@ -309,19 +319,21 @@ def read_exit_file(run_dir: str) -> "Ending | None":
     try:
         with open(os.path.join(run_dir, "exit.json"), encoding="utf-8") as file:
             values: dict[str, Any] = json.load(file)
-    except FileNotFoundError:
+        cause, asked = Cause(values.pop("cause")), values.pop("asked")
+        return Ending(cause=cause, asked=asked and Ask(asked), **values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    values["cause"] = Cause(values["cause"])
-    values["asked"] = values["asked"] and Ask(values["asked"])
-    return Ending(**values)
 
 
-def _close(spec: Spec, ending: "Ending") -> None:
+def _close(spec: Spec) -> None:
     """Write the end into the database, however long it is locked or its disk full, and say so on the screen."""
     deadline = time.monotonic() + RECORD_FOR
     wait = 0.05
     while True:
         try:
+            ending = read_exit_file(spec.run_dir)
+            if ending is None:
+                raise FileNotFoundError(spec.path("exit.json"))
             task = close_run(spec, ending)
         except Exception as error:  # noqa: BLE001 - the exit file is written; until the deadline everything is tried again
             if time.monotonic() > deadline or not os.path.isdir(spec.run_dir):
@@ -331,9 +343,8 @@ def _close(spec: Spec, ending: "Ending") -> None:
             wait = min(2 * wait, 5.0)
             continue
         how = f"signal {ending.signal}" if ending.signal else f"exit code {ending.exit_code}"
-        _say(
-            f"dispatchctl: task {task.id} ended with {how}, now {task.status}{f': {task.error}' if task.error else ''}"
-        )
+        why = f": {task.error}" if task.error else ""
+        _say(f"dispatchctl: task {task.id} ended with {how}, now {task.status}{why}")
         return
 
 
@@ -357,7 +368,8 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
         if status is not None and run.report is None and run.phase == Phase.STARTED:
             run = store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
         changes = git.changes(spec["worktree"], spec["base_commit"])
-        if policy.uncommitted == "commit" and changes and changes.files and is_finished(run, ending):
+        wanted = policy.uncommitted == "commit" and run.phase == Phase.STARTED and is_finished(run, ending)
+        if wanted and changes and changes.files:
             git.commit_everything(spec["worktree"], f"{store.task(run.task).title}\n\nCommitted for run {run.token}.")
             changes = git.changes(spec["worktree"], spec["base_commit"])
         return store.close_ended(
@@ -368,24 +380,37 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
 
 
 def read_result(path: str, longest: int = 65_536) -> tuple[str | None, str | None]:
-    """What the agent left in its result file: `(report, text)`; a JSON object may hold `status` and `summary`."""
+    """What the agent left in its result file: `(report, text)`; a JSON object may hold `status` and `summary`.
+
+    Whatever an agent may have put there instead of a text is no result, and never an error.
+    """
     import json
+    import stat
 
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None, None
-    with os.fdopen(descriptor, "rb") as file:
-        text = file.read(longest).decode("utf-8", "replace").replace("\0", "").strip()
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None, None
+        text = _clean(os.read(descriptor, longest).decode("utf-8", "replace"))
+    finally:
+        os.close(descriptor)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, text or None
     if not isinstance(value, dict):
         return None, text or None
-    status = value.get("status")
-    summary = value.get("summary")
-    return status if status in ("done", "fail") else None, summary if isinstance(summary, str) else text
+    status, summary = value.get("status"), value.get("summary")
+    said = _clean(summary) if isinstance(summary, str) else text
+    return status if status in ("done", "fail") else None, said
+
+
+def _clean(text: str) -> str:
+    """The text as the database takes it: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode().strip()
 
 
 def _say(line: str) -> None:

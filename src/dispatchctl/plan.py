@@ -49,7 +49,9 @@ def _for_run(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
         what = "its dispatcher died while it was being started" if run.phase is Phase.LAUNCHING else "its undo stopped"
         yield _action(Kind.UNDO, run, what)
     elif seen.owner is Holder.MISSING:
-        yield _action(Kind.REPORT, run, f"its lock file {run.owner_lock} is gone, so whether it is being started is unknown")
+        yield _action(
+            Kind.REPORT, run, f"its lock file {run.owner_lock} is gone, so whether it is being started is unknown"
+        )
 
 
 def _for_started(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
@@ -79,7 +81,9 @@ def _for_launcher_gone(world: Snapshot, run: Run) -> Action:
     """The launcher is dead without having said how the agent ended. Its window tells whether a human closed it."""
     server = world.server_of(run)
     if server.answer is Answer.UNKNOWN:
-        return _action(Kind.REPORT, run, f"its launcher is gone, but tmux on {run.socket} does not say more: {server.said}")
+        return _action(
+            Kind.REPORT, run, f"its launcher is gone, but tmux on {run.socket} does not say more: {server.said}"
+        )
     same = server.answer is Answer.RUNNING and (server.pid, server.start) == (run.server_pid, run.server_start)
     if not same:
         return _action(Kind.LOSE, run, "the tmux server died under it")

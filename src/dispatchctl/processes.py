@@ -73,10 +73,7 @@ def _stat(pid: int) -> tuple[str, int, int, int] | None:
 
 
 def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]" = ()) -> "set[Process]":
-    """Every live process that carries the run's token in its environment or descends from `roots`, less `spare`.
-
-    This process and its ancestors are never among them.
-    """
+    """Every live process that carries the run's token in its environment or descends from `roots`, less `spare`."""
     mark = f"DISPATCHCTL_TOKEN={token}".encode()
     living: dict[int, tuple[int, int]] = {}
     found: set[int] = set()
@@ -98,7 +95,7 @@ def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]"
         kin |= children
         found |= children
         grown = bool(children)
-    return {(pid, living[pid][1]) for pid in found - set(spare) - _own_line(living)}
+    return {(pid, living[pid][1]) for pid in found - set(spare)}
 
 
 def by_token() -> dict[str, int]:
@@ -136,11 +133,13 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _own_line(living: "Mapping[int, tuple[int, int]]") -> set[int]:
+def _own_line() -> set[int]:
+    """This process and its ancestors."""
     line, pid = {os.getpid()}, os.getppid()
-    while pid > 1 and pid in living:
+    while pid > 1 and pid not in line:
         line.add(pid)
-        pid = living[pid][0]
+        stat = _stat(pid)
+        pid = 0 if stat is None else stat[1]
     return line
 
 
@@ -170,18 +169,21 @@ def send(process: Process, number: int) -> None:
 def sweep(find: "Callable[[], set[Process]]", *, grace: float, patience: float = 5.0) -> "set[Process]":
     """End what `find` finds: TERM, after `grace` seconds KILL, until two looks in a row find nothing.
 
-    Returns what is still there `patience` seconds after the first KILL: it cannot be ended, and is named, not hidden.
+    Returns what is still there `patience` seconds after the first KILL: it cannot be ended, and is named, not hidden. Nor are
+    this process and its ancestors ended: called from a session of what is to be swept, they are what is left.
     """
     asked: set[Process] = set()
+    mine = _own_line()
     kill_at = time.monotonic() + grace
     empty = 0
     while empty < 2:
         found = find()
         empty = 0 if found else empty + 1
         now = time.monotonic()
-        if found and now > kill_at + patience:
+        others = {process for process in found if process[0] not in mine}
+        if found and (not others or now > kill_at + patience):
             return found
-        for process in found:
+        for process in others:
             if now >= kill_at:
                 send(process, signal.SIGKILL)
             elif process not in asked:

@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatchctl import launcher, processes, rundir
-from dispatchctl.dispatch import Launch, drop_locks, undo
 from dispatchctl.errors import DispatchctlError, Refused
+from dispatchctl.launch import drop_locks, undo
 from dispatchctl.plan import Action, Kind, plan
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.snapshot import Answer, Holder, SeenRun, Server, Snapshot
+from dispatchctl.steps import Launch
 from dispatchctl.store.protocol import Window
 from dispatchctl.task import Actor, Cause, Phase, Run
-from dispatchctl.verdict import Ending
+from dispatchctl.verdict import Cure, Ending
 
 STEP_PATIENCE_S = 5.0
-"""How long an undo waits for the git or hook of a dead dispatcher to let go of the step lock after it was ended."""
+"""Seconds that an undo waits for the git or hook of a dead dispatcher to let go of the step lock after it was ended."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def reconcile(runtime: Runtime, *, actor: Actor = Actor.RECONCILE, dry_run: bool
             result.done.append(Done(action, True))
         except Refused:
             continue  # somebody else was quicker
-        except DispatchctlError as error:
-            result.done.append(Done(action, False, error.message))
+        except (DispatchctlError, OSError) as error:
+            result.done.append(Done(action, False, str(error)))
     return result
 
 
@@ -129,14 +130,47 @@ def _lose(work: Work) -> None:
 
 
 def _end(work: Work, ending: Ending) -> None:
-    """End what is left of the run, then close it. A run of which something cannot be ended stays open."""
-    _sweep(work)
-    launcher.close_run(launcher.Spec(work.run.run_dir), ending, by_launcher=False)
-    for path in (work.run.owner_lock, work.run.step_lock):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+    """End what is left of the run, then close it. A run of which something cannot be ended stays open.
+
+    Under the run's lock, so that of two reconciles one does it and the other does not sweep away that one's git.
+    """
+    run = work.run
+    lock = processes.lock(run.owner_lock)
+    if lock is None:
+        return  # somebody else is doing it
+    try:
+        if work.runtime.store.run(run.token).phase is Phase.STARTED:
+            _sweep(work)
+            launcher.close_run(_spec(work), ending, by_launcher=False)
+        drop_locks(lock, run.step_lock)
+    finally:
+        lock.release()
+
+
+def _spec(work: Work) -> launcher.Spec:
+    """What the launcher was told; where its directory is lost, as far as row and settings say it."""
+    run, runtime = work.run, work.runtime
+    try:
+        spec = launcher.Spec(run.run_dir)
+        if "base_commit" in spec.values:
+            return spec
+    except OSError:
+        pass
+    values = {
+        "token": run.token,
+        "database": str(runtime.database),
+        "worktree": run.worktree,
+        "base_commit": run.base_commit or "HEAD",
+        "result_file": os.path.join(run.worktree, ".dispatchctl", "result"),
+        "git": runtime.git.program,
+        "path": runtime.environment.path,
+        "home": str(runtime.environment.home),
+        "busy_timeout": str(runtime.settings.store.busy_timeout),
+        "expects_changes": "0",
+        "uncommitted": "review",
+        "retry_wait_s": str(runtime.settings.dispatch.retry_wait),
+    }
+    return launcher.Spec(run.run_dir, values)
 
 
 def _sweep(work: Work) -> None:
@@ -163,7 +197,7 @@ def _undo(work: Work) -> None:
         _end_step(work)
         error = run.error if run.phase is Phase.UNDOING and run.error else work.reason
         if runtime.store.begin_undo(run.token, error, actor=work.actor, at=now()):
-            undo(Launch(runtime, runtime.store.task(run.task), run), error, curable=True, actor=work.actor)
+            undo(Launch(runtime, runtime.store.task(run.task), run), error, cure=Cure.AGAIN, actor=work.actor)
         drop_locks(owner, run.step_lock)
     finally:
         owner.release()

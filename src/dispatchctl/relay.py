@@ -24,6 +24,10 @@ FULL = 4 * CHUNK
 """When this much waits for the pane, the agent's output is no longer read, as a slow terminal would do."""
 
 
+LONGEST_POLL = 3_600.0
+"""Seconds; poll(2) takes no more milliseconds than an int holds."""
+
+
 class Log:
     """A file of what the agent wrote last, and before it `PATH.1`: together at most `limit` bytes, without a gap."""
 
@@ -82,9 +86,9 @@ class Relay:
         self._saved = raw_terminal(0)
         for descriptor in (0, 1):
             os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # before the handlers, so that no signal goes unheard
         for number in (signal.SIGCHLD, signal.SIGWINCH, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
         """Relay until the agent is gone and what it wrote has been read."""
@@ -95,6 +99,14 @@ class Relay:
             self._keep_time()
             self._reap()
         self._drain()
+
+    def give_up(self) -> None:
+        """End the agent at once and wait for it: what is left to do when `run` itself has failed."""
+        self.cause = "terminated"
+        while self.status is None:
+            self._signal_agent(signal.SIGKILL)
+            self._reap()
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Give the pane's terminal back as it was."""
@@ -119,7 +131,7 @@ class Relay:
             if self._to_pane:
                 poll.register(1, select.POLLOUT)
         limits = [at for at in (self._end_at, self._kill_at, self.time_limit) if at is not None]
-        timeout = None if not limits else max(0, min(limits) - time.monotonic()) * 1000 + 1
+        timeout = None if not limits else max(0, min(min(limits) - time.monotonic(), LONGEST_POLL)) * 1000 + 1
         return poll.poll(timeout)
 
     def _attend(self, descriptor: int, event: int) -> None:
@@ -137,7 +149,7 @@ class Relay:
         elif descriptor == 0:
             typed = _read(0)
             if typed is None or event & (select.POLLHUP | select.POLLERR):
-                self._pane_lives = False
+                self._hang_up()
             self._to_agent += typed or b""
         elif descriptor == 1:
             self._to_pane = self._to_pane[_write(1, self._to_pane) :]
@@ -158,20 +170,27 @@ class Relay:
         if number == signal.SIGWINCH:
             copy_size(0, self.terminal)
         elif number == signal.SIGHUP:
-            self._pane_lives = False
-            self._end("hangup", signal.SIGHUP)
+            self._hang_up()
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._end("terminated", signal.SIGTERM)
 
+    def _hang_up(self) -> None:
+        """The pane is gone: its window was closed, or its server died."""
+        self._pane_lives = False
+        self._end("hangup", signal.SIGHUP)
+
     def _told(self, line: str) -> None:
-        """A line of the control pipe: `end WHY` ends the agent now, `report SECONDS` when that long has passed."""
+        """A line of the control pipe: `end WHY` ends the agent now, `report SECONDS` when that long has passed.
+
+        Anything else is passed over.
+        """
         word, _, rest = line.partition(" ")
         if word == "end":
             self.asked = self.asked or rest
             self._end("asked", signal.SIGTERM)
-        elif word == "report" and self._end_at is None:
+        elif word == "report" and self._end_at is None and rest.isdecimal():
             self.asked = self.asked or "report"
-            self._end_at = time.monotonic() + float(rest)
+            self._end_at = time.monotonic() + int(rest)
 
     def _keep_time(self) -> None:
         now = time.monotonic()

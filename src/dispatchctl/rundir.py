@@ -35,11 +35,14 @@ def write(path: str, contents: Contents) -> None:
     os.makedirs(path, mode=0o700)
     _write(path, "prompt", contents.prompt.encode())
     _write(path, "environment", _pairs(contents.environment.items()))
-    _write(path, "spec", _pairs([*contents.spec.items(), *(("argv", word) for word in contents.argv)]))
+    words = [*contents.spec.items(), *(("argv", word) for word in contents.argv)]
+    _write(path, "spec", _pairs(words), durable=True)
     if contents.setup_log:
         _write(path, "setup.log", contents.setup_log)
     os.mkfifo(os.path.join(path, "control"), 0o600)
     _write(path, "exit.json.new", b" " * EXIT_FILE_SIZE, durable=True)
+    for directory in (path, os.path.dirname(path)):
+        _settle(directory)
 
 
 def remove(path: str) -> None:
@@ -83,6 +86,15 @@ def _write(path: str, name: str, data: bytes, *, durable: bool = False) -> None:
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _settle(directory: str) -> None:
+    """Make the directory's entries durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _pairs(items: Iterable[tuple[str, str]]) -> bytes:

@@ -5,10 +5,14 @@ outranks the exit code; losing a run to a crash uses up a recovery, never a retr
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
+from dispatchctl.errors import LaunchError, NotYet
 from dispatchctl.task import Actor, Ask, Cause, Outcome, Report, Run, Status, Task
 
 LONGEST_WAIT_S = 3_600
+WAIT_FOR_OTHERS_S = 60
+"""How long until it is looked again whether what a task waits for outside the database has happened."""
 REPORTED_AS_FAILED = "reported as failed"
 
 
@@ -44,6 +48,22 @@ class Policy:
     expects_changes: bool = False
     uncommitted: str = "review"
     retry_wait_s: int = 15
+
+
+class Cure(StrEnum):
+    """Whether trying a launch again can succeed: never, after a wait (which uses up a recovery), or once something else
+    has happened (which uses up nothing)."""
+
+    NEVER = "never"
+    AGAIN = "again"
+    WAITING = "waiting"
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Cure":
+        """What may cure the error that ended a launch."""
+        if isinstance(error, NotYet):
+            return cls.WAITING
+        return cls.NEVER if isinstance(error, LaunchError) and not error.curable else cls.AGAIN
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ def is_finished(run: Run, ending: Ending) -> bool:
     return ending.cause is Cause.BY_ITSELF and ending.exit_code == 0
 
 
-def judge_undone(task: Task, run: Run, error: str, *, curable: bool, at: int, policy: Policy, jitter: float) -> Verdict:
+def judge_undone(task: Task, run: Run, error: str, *, cure: Cure, at: int, policy: Policy, jitter: float) -> Verdict:
     """Decide what becomes of a task whose run never started and was undone."""
     if run.ask is Ask.CANCEL:
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
@@ -120,8 +140,11 @@ def judge_undone(task: Task, run: Run, error: str, *, curable: bool, at: int, po
         return Verdict(Outcome.ROLLED_BACK, Status.DONE, result=run.report_message)
     if run.report is Report.FAIL:
         return Verdict(Outcome.ROLLED_BACK, Status.FAILED, run.report_message or REPORTED_AS_FAILED)
-    if not curable:
+    if cure is Cure.NEVER:
         return Verdict(Outcome.ROLLED_BACK, Status.FAILED, error)
+    if cure is Cure.WAITING:
+        not_before = at + wait_before_next(1, WAIT_FOR_OTHERS_S, jitter)
+        return Verdict(Outcome.ROLLED_BACK, Status.READY, error, not_before=not_before)
     return _Again(task, run, at, policy, jitter).by_recovery(Outcome.ROLLED_BACK, error, None)
 
 

@@ -161,7 +161,10 @@ class Windows:
         buffer = f"dispatchctl-{token}"
         self._ask("load-buffer", "-b", buffer, "-", given=text.encode())
         keys = f" ; send-keys -t {pane_id} Enter" if enter else ""
-        return self._guarded(pane_id, token, f"paste-buffer -d -p -r -b {buffer} -t {pane_id}{keys}")
+        pasted = self._guarded(pane_id, token, f"paste-buffer -d -p -r -b {buffer} -t {pane_id}{keys}")
+        if not pasted:
+            self._ask("delete-buffer", "-b", buffer)
+        return pasted
 
     def screen(self, pane_id: str) -> str:
         """What the pane shows now."""

@@ -9,7 +9,7 @@ its own, with a time limit. A base is resolved to a commit id before anything is
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
@@ -103,8 +103,10 @@ class Worktrees:
         )
 
     def branch_tip(self, repo: str, branch: str) -> str | None:
-        """The commit that the branch points to, or None if there is no such branch."""
+        """The commit that the branch points to, or None if there is no such branch. Raises `Unanswered` otherwise."""
         answer = self._git(repo, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+        if answer.code not in (0, 1):
+            raise Unanswered(f"git rev-parse in {repo} failed: {answer.last_words}", f"git -C {quote(repo)} status")
         return os.fsdecode(answer.out).strip() if answer.code == 0 else None
 
     def is_merged(self, repo: str, branch: str, base: str) -> bool:
@@ -256,52 +258,75 @@ class Worktrees:
         return Changes(int(commits), listing.count(b"\0"))
 
     def commit_everything(self, worktree: str, message: str) -> None:
-        """Commit all that is not ignored, as the user, without the repository's commit hooks; if git refuses, it stays."""
+        """Commit all that is not ignored, as the user, without the repository's commit hooks; if git refuses, it stays.
+
+        In the middle of a merge or rebase nothing is done: that would commit the conflicts as solved.
+        """
+        if self._is_unfinished(worktree):
+            return
         added = self._git(worktree, "add", "--all")
         if added.code == 0:
             self._git(worktree, "commit", "--quiet", "--no-verify", "--file=-", given=message.encode())
 
+    def _is_unfinished(self, worktree: str) -> bool:
+        """Whether a merge, rebase or cherry-pick waits to be gone on with."""
+        own, _ = self.git_dirs(worktree)
+        signs = ("rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD")
+        return any(os.path.exists(os.path.join(own, sign)) for sign in signs)
+
     # -- the end of a finished run's worktree ----------------------------------------------------------------------
-    def losses(self, run: Run) -> list[str]:
-        """What would be lost if the worktree and the branch of a closed run went; empty if nothing."""
+    def losses(self, run: Run, going: Collection[str] = ()) -> list[str]:
+        """What would be lost if the worktree and the branch of a closed run went, together with the branches `going`."""
         found = []
         registered = self.registered(run.repo)
         if run.worktree in registered and os.path.isdir(run.worktree):
             dirty = self._answer(run.worktree, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
             if dirty:
-                found.append(f"{dirty.count(NUL)} uncommitted files")
-            own, _ = self.git_dirs(run.worktree)
-            if any(os.path.exists(os.path.join(own, name)) for name in ("rebase-merge", "rebase-apply", "MERGE_HEAD")):
-                found.append("a rebase or merge that is not finished")
-        commits = self._unreachable(run, registered)
+                found.append(_counted(dirty.count(NUL), "uncommitted file"))
+            if self._is_unfinished(run.worktree):
+                found.append("a merge or rebase that is not finished")
+            found += self.beyond_rescue(run)
+        commits = self._unreachable(run, registered, going)
         if commits:
-            found.append(f"{commits} commits that are on no other branch")
+            found.append(f"{_counted(commits, 'commit')} that no other branch has")
         if any(branch == run.branch and path != run.worktree for path, branch in registered.items()):
             found.append(f"the branch {run.branch}, which is checked out elsewhere")
         return found
 
-    def _unreachable(self, run: Run, registered: Mapping[str, str | None]) -> int:
-        """How many commits of the run's branch, or of its worktree's HEAD, no other branch, remote or tag has."""
+    def beyond_rescue(self, run: Run) -> list[str]:
+        """What of the worktree no commit of this repository can keep: repositories within it, of which it is not a part."""
+        if not os.path.isdir(run.worktree):
+            return []
+        own, _ = self.git_dirs(run.worktree)
+        found = ["the commits of its submodules"] if os.path.isdir(os.path.join(own, "modules")) else []
+        untracked = self._answer(run.worktree, "ls-files", "-z", "--others", "--exclude-standard", "--directory")
+        directories = [path for path in os.fsdecode(untracked).split("\0") if path.endswith("/")]
+        nested = [path for path in directories if os.path.lexists(os.path.join(run.worktree, path, ".git"))]
+        return found + [f"the repository {path}" for path in nested]
+
+    def _unreachable(self, run: Run, registered: Mapping[str, str | None], going: Collection[str]) -> int:
+        """How many commits of the run's branch, or of its worktree's HEAD, no branch that stays, remote or tag has."""
         tips = [] if self.branch_tip(run.repo, run.branch) is None else [f"refs/heads/{run.branch}"]
         if run.worktree in registered and os.path.isdir(run.worktree):
             tips.append(self._line(run.worktree, "rev-parse", "HEAD"))
         if not tips:
             return 0
-        others = ("--not", f"--exclude={run.branch}", "--branches", "--remotes", "--tags")
+        excluded = [f"--exclude={branch}" for branch in dict.fromkeys((run.branch, *going))]
+        others = ("--not", *excluded, "--branches", "--remotes", "--tags")
         return int(self._line(run.repo, "rev-list", "--count", *tips, *others))
 
     def rescue(self, run: Run) -> str:
-        """Keep the worktree's commits and a commit of its uncommitted files under a ref; how to get them back."""
-        ref = _rescue_ref(run)
-        tip = self.branch_tip(run.repo, run.branch)
+        """Keep the branch, the worktree's HEAD and a commit of its uncommitted files under one ref; how to get them back."""
+        ref, tip = _rescue_ref(run), self.branch_tip(run.repo, run.branch)
         if os.path.isdir(run.worktree):
-            tip = self._commit_of_everything(run)
+            tip = self._commit_of_everything(run, tip)
         if tip is not None:
             self._must(run, "git update-ref", run.repo, "update-ref", ref, tip)
-        return f"task {run.task}: its work is kept; to get it back: git -C {run.repo} branch rescued-{run.task} {ref}"
+        back = f"git -C {quote(run.repo)} branch rescued-{run.task} {ref}"
+        return f"task {run.task}: its work is kept; to get it back: {back}"
 
-    def _commit_of_everything(self, run: Run) -> str:
-        """A commit on top of the worktree's HEAD of all that is not ignored, made without touching its index."""
+    def _commit_of_everything(self, run: Run, tip: str | None) -> str:
+        """A commit of all that is not ignored, made without touching the index, on top of HEAD and of the branch's tip."""
         head = self._line(run.worktree, "rev-parse", "HEAD")
         own, _ = self.git_dirs(run.worktree)
         index = os.path.join(own, f"rescue-{run.token}")
@@ -309,14 +334,16 @@ class Worktrees:
         apart = Worktrees(self.program, self.environment, self.limits)
         apart.environment |= {"GIT_INDEX_FILE": index, "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail}
         apart.environment |= {"GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail}
+        behind = tip is None or self._git(run.worktree, "merge-base", "--is-ancestor", tip, head).code == 0
+        parents = ["-p", head] if behind else ["-p", head, "-p", str(tip)]
         try:
             apart._must(run, "git read-tree", run.worktree, "read-tree", head)
             apart._must(run, "git add", run.worktree, "add", "--all")
             tree = apart._line(run.worktree, "write-tree")
-            if tree == self._line(run.worktree, "rev-parse", f"{head}^{{tree}}"):
+            if behind and tree == self._line(run.worktree, "rev-parse", f"{head}^{{tree}}"):
                 return head
             said = f"rescued from task {run.task}, run {run.token}"
-            return apart._line(run.worktree, "commit-tree", "-p", head, "-m", said, tree)
+            return apart._line(run.worktree, "commit-tree", *parents, "-m", said, tree)
         finally:
             if os.path.exists(index):
                 os.unlink(index)
@@ -489,3 +516,7 @@ def _remove_if_empty(directory: str) -> None:
         os.rmdir(directory)
     except OSError:
         pass
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

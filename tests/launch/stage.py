@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from world import World
 
-from dispatchctl import dispatch as launching
+from dispatchctl import launch as launching
 from dispatchctl.config import Environment
-from dispatchctl.dispatch import Failure, Launch, dispatch, drop_locks, undo
+from dispatchctl.dispatch import Failure, dispatch
+from dispatchctl.launch import drop_locks, undo
 from dispatchctl.processes import lock
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.saga import Step
+from dispatchctl.steps import STEPS, Launch
 from dispatchctl.task import Actor, NewTask, Outcome, Phase, Run, Status, Task
+from dispatchctl.verdict import Cure
 
 ASLEEP = "import time; time.sleep(600)"
 """In place of the launcher: one that never begins, so that nobody else decides a race."""
@@ -104,7 +107,9 @@ def launch_fails(runtime: Runtime) -> Failure:
     return failure
 
 
-def is_undone(world: World, runtime: Runtime, repo: Path, task: int, status: Status, error: str) -> Run:
+def is_undone(
+    world: World, runtime: Runtime, repo: Path, task: int, status: Status, error: str, *, spent: int = 1
+) -> Run:
     """Check that the newest run of the task was undone without a trace, and why; return it."""
     row = runtime.store.task(task)
     run = row.run
@@ -113,7 +118,7 @@ def is_undone(world: World, runtime: Runtime, repo: Path, task: int, status: Sta
     assert row.error is not None
     assert error in row.error, row.error
     assert run.error == row.error
-    assert row.recoveries_left == (2 if status is Status.READY else 3)
+    assert row.recoveries_left == (3 - spent if status is Status.READY else 3)
     assert (row.not_before or 0) > now() if status is Status.READY else row.not_before is None
     assert world.leftovers(run, repo) == []
     assert runtime.store.open_runs() == []
@@ -140,7 +145,7 @@ def finish_undo(runtime: Runtime, run: Run) -> Task:
     assert owner is not None, "the owner lock was not let go"
     assert runtime.store.begin_undo(run.token, "found", actor=Actor.RECONCILE, at=now())
     launch = Launch(runtime, runtime.store.task(run.task), run)
-    task = undo(launch, run.error or "found", curable=True, actor=Actor.RECONCILE)
+    task = undo(launch, run.error or "found", cure=Cure.AGAIN, actor=Actor.RECONCILE)
     drop_locks(owner, run.step_lock)
     return task
 
@@ -153,16 +158,16 @@ def with_step(
     undo: Callable[[Launch], None] | None = None,
 ) -> None:
     """Replace what one step does or undoes."""
-    assert name in [step.name for step in launching.STEPS]
-    steps = tuple(
-        Step(step.name, do or step.do, undo or step.undo) if step.name == name else step for step in launching.STEPS
-    )
-    monkeypatch.setattr(launching, "STEPS", steps)
+    steps: tuple[Step[Launch], ...] = vars(launching)["STEPS"]
+    assert name in [step.name for step in steps]
+    replaced = Step(name, do or step_named(name).do, undo or step_named(name).undo)
+    monkeypatch.setattr(launching, "STEPS", tuple(replaced if step.name == name else step for step in steps))
 
 
 def step_named(name: str) -> Step[Launch]:
     """One of the steps."""
-    return next(step for step in launching.STEPS if step.name == name)
+    steps: tuple[Step[Launch], ...] = vars(launching)["STEPS"]
+    return next(step for step in steps if step.name == name)
 
 
 def after(do: Callable[[Launch], None], error: BaseException) -> Callable[[Launch], None]:
@@ -192,6 +197,6 @@ def modes(path: Path) -> dict[str, int]:
     return {str(each): stat.S_IMODE(each.lstat().st_mode) for each in [path, *path.rglob("*")]}
 
 
-def names_of(steps: Sequence[Step[Launch]] = launching.STEPS) -> list[str]:
+def names_of(steps: Sequence[Step[Launch]] = STEPS) -> list[str]:
     """What the steps are called."""
     return [step.name for step in steps]

@@ -8,8 +8,9 @@ import pytest
 from launch.stage import add, configure, lived_in, runtime_with
 from world import World, eventually
 
-from dispatchctl.dispatch import Launch, dispatch, environment
+from dispatchctl.dispatch import dispatch
 from dispatchctl.runtime import Runtime
+from dispatchctl.steps import Launch, environment
 from dispatchctl.task import Run, Status
 
 FOREIGN = {

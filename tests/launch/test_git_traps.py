@@ -7,10 +7,11 @@ import pytest
 from launch.stage import ASLEEP, add, after, is_undone, launch_fails, lived_in, runtime_with, state_of, with_step
 from world import World
 
-from dispatchctl import dispatch as launching
-from dispatchctl.dispatch import Launch, dispatch
+from dispatchctl import steps as launching
+from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import LaunchError
 from dispatchctl.runtime import Runtime, now
+from dispatchctl.steps import Launch
 from dispatchctl.task import Run, Status
 
 WORK = "echo work > work; git add work; git commit -qm work"
@@ -221,7 +222,7 @@ def test_a_task_with_several_unmerged_parents_waits_until_they_are_merged(world:
     assert failure.status is Status.READY
     assert f"tasks {parents[0].task}, {parents[1].task} are merged into main" in failure.error.message
     assert failure.error.hint == f"git -C {repo} merge {parents[0].branch} {parents[1].branch}"
-    is_undone(world, runtime, repo, task.id, Status.READY, "cannot start from several branches")
+    is_undone(world, runtime, repo, task.id, Status.READY, "cannot start from several branches", spent=0)
     world.git(repo, "reset", "-q", "--hard")
     os.unlink(repo / "new")
     world.git(repo, "merge", "-q", *(parent.branch for parent in parents))

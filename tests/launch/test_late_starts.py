@@ -10,11 +10,12 @@ import pytest
 from launch.stage import ASLEEP, add, is_undone, launch_fails, lived_in, program, state_of, step_named, with_step
 from world import World, eventually
 
-from dispatchctl import dispatch as launching
 from dispatchctl import rundir
-from dispatchctl.dispatch import Launch, dispatch
+from dispatchctl import steps as launching
+from dispatchctl.dispatch import dispatch
 from dispatchctl.processes import lock
 from dispatchctl.runtime import now
+from dispatchctl.steps import Launch
 from dispatchctl.task import Actor, Ask, Outcome, Phase, Report, Status
 
 
@@ -175,6 +176,7 @@ def test_the_fence_lets_no_agent_of_a_run_start_that_was_given_up(
         else:
             store.report(token, Report.FAIL, "not needed", actor=Actor.USER, at=now())
         late.touch()
+        eventually(lambda: world.tmux("display-message", "-p", "-t", f"={launch.run.session}:", "#{pane_dead}") == "1")
 
     window = step_named("window").do
     with_step(monkeypatch, "window", do=opened_then_given_up)

@@ -22,7 +22,7 @@ from launch.stage import (
 )
 from world import World
 
-from dispatchctl import dispatch as launching
+from dispatchctl import steps as launching
 from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import LaunchError
 from dispatchctl.runtime import Runtime, now

@@ -26,9 +26,10 @@ from launch.stage import (
 )
 from world import World
 
-from dispatchctl import dispatch as launching
-from dispatchctl.dispatch import Launch, dispatch
+from dispatchctl import steps as launching
+from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import LaunchError, Terminated
+from dispatchctl.steps import Launch
 from dispatchctl.task import Phase, Status
 
 LAST = names_of()[-1]

@@ -8,13 +8,13 @@ import pytest
 from launch.stage import ASLEEP, add, after, finish_undo, is_undone, lived_in, state_of, step_named, with_step
 from world import World, eventually
 
-from dispatchctl import dispatch as launching
+from dispatchctl import steps as launching
 from dispatchctl.dispatch import dispatch
-from dispatchctl.errors import Busy, DispatchctlError, LaunchError
+from dispatchctl.errors import Busy, DispatchctlError, LaunchError, QueueFull
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Phase, Status
 
-BEFORE_THE_CLAIM = {"claim"}
+BEFORE_THE_CLAIM = {"open_runs", "claim"}
 BEFORE_THE_START = {"runs", "note_base", "id", "note_window", "run"}
 AFTER_THE_START = {"task"}
 IN_THE_UNDO = {"begin_undo", "close_undone", "undo_failed"}
@@ -102,14 +102,24 @@ def test_a_database_that_fails_when_the_window_is_noted_after_the_start_loses_no
     assert world.ended(runtime, task.id).status is Status.DONE
 
 
-@pytest.mark.parametrize("error", [Busy("the database is locked"), KeyboardInterrupt(), Busy("over the limit")])
+def test_a_database_that_fails_before_the_claim_is_no_tasks_fault(world: World, repo: Path) -> None:
+    runtime = world.runtime()
+    task = add(runtime, repo)
+    outside(runtime).fail("open_runs")
+    with pytest.raises(Busy):
+        dispatch(runtime)
+    row = runtime.store.task(task.id)
+    assert (row.status, row.run, row.recoveries_left) == (Status.READY, None, 3)
+
+
+@pytest.mark.parametrize("error", [Busy("the database is locked"), KeyboardInterrupt(), QueueFull("over the limit")])
 def test_a_claim_that_fails_leaves_no_lock_files(
     world: World, repo: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     runtime = world.runtime()
     task = add(runtime, repo)
     outside(runtime).fail("claim", error=error)
-    if "limit" in str(error):
+    if isinstance(error, QueueFull):
         assert dispatch(runtime).full is error
     else:
         with pytest.raises(type(error)):

@@ -8,10 +8,12 @@ import pytest
 from launch.stage import add, lived_in, program, step_named, with_step
 from world import World, eventually
 
-from dispatchctl import dispatch as launching
-from dispatchctl.dispatch import Launch, dispatch
-from dispatchctl.runtime import Runtime
-from dispatchctl.task import Run, Status
+from dispatchctl import rundir
+from dispatchctl import steps as launching
+from dispatchctl.dispatch import dispatch
+from dispatchctl.runtime import Runtime, now
+from dispatchctl.steps import Launch
+from dispatchctl.task import Actor, Ask, Run, Status
 
 
 def running(world: World, prompt: str) -> tuple[Runtime, Run]:
@@ -178,18 +180,23 @@ def test_a_flood_of_output_stays_within_its_limit_and_keeps_the_end(world: World
     assert (lines(100_000) + b"end").endswith(log)
 
 
-def test_output_that_nobody_takes_does_not_hold_up_the_end(world: World) -> None:
+@pytest.mark.parametrize("ending", ["exit 0", "sleep 600"], ids=["by itself", "asked"])
+def test_output_that_nobody_takes_does_not_hold_up_the_end(world: World, ending: str) -> None:
     """A tmux server that stands still takes nothing from its panes."""
-    runtime, run = running(world, "touch $HOME/ready; while ! test -e $HOME/go; do sleep 0.02; done; seq 1 20000")
+    prompt = f"touch $HOME/ready; while ! test -e $HOME/go; do sleep 0.02; done; seq 1 20000; {ending}"
+    runtime, run = running(world, prompt)
     assert run.server_pid is not None
     os.kill(run.server_pid, signal.SIGSTOP)
     try:
         (world.home / "go").touch()
+        eventually(lambda: log_of(run).endswith(b"20000\r\n"))
+        if ending != "exit 0":
+            runtime.store.ask(run.token, Ask.CANCEL, actor=Actor.USER, at=now())
+            rundir.tell(run.run_dir, "end cancel")
         task = world.ended(runtime, run.task)
     finally:
         os.kill(run.server_pid, signal.SIGCONT)
-    assert task.status is Status.DONE
-    assert log_of(run).endswith(b"20000\r\n")
+    assert task.status is (Status.DONE if ending == "exit 0" else Status.CANCELLED)
 
 
 def test_the_agent_inherits_three_descriptors_and_no_ignored_signal(world: World) -> None:
@@ -208,6 +215,6 @@ def test_the_screen_says_how_it_ended(world: World) -> None:
     runtime, run = running(world, "touch $HOME/ready; : > $HOME/out")
     done(world, runtime, run)
     expected = f"dispatchctl: task {run.task} ended with exit code 0, now done"
-    eventually(lambda: expected in world.tmux("capture-pane", "-p", "-t", str(run.pane_id)))
+    eventually(lambda: expected in world.tmux("capture-pane", "-p", "-S", "-", "-t", str(run.pane_id)))
     eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead}") == "1")
     eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead_status}") == "0")

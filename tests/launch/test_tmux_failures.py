@@ -25,10 +25,11 @@ from launch.stage import (
 )
 from world import World, eventually
 
-from dispatchctl import dispatch as launching
 from dispatchctl import names
-from dispatchctl.dispatch import Launch, dispatch
+from dispatchctl import steps as launching
+from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import Unavailable
+from dispatchctl.steps import Launch
 from dispatchctl.task import Phase, Status
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -67,7 +68,6 @@ def _globals(
 def build(names: list[str]) -> typer.Typer:
     """The application with only the named commands: the others' modules are not imported."""
     app = typer.Typer(
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="rich",
@@ -107,10 +107,11 @@ def run(arguments: list[str]) -> int:
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = Output(as_json="--json" in options)
     try:
+        if not arguments:
+            with redirect_stdout(sys.stderr):
+                _run(["--help"])
+            return ExitCode.USAGE
         code = _run(arguments)
-    except click.NoArgsIsHelpError as help_page:
-        sys.stderr.write(help_page.format_message() + "\n")
-        return ExitCode.USAGE
     except click.ClickException as error:
         return _say(output, explained(error, command_in(arguments) or ""))
     except DispatchctlError as error:

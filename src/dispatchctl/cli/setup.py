@@ -1,6 +1,8 @@
 """demo, init, agents, config: getting started, and what is set."""
 
 import os
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,28 +26,39 @@ def demo(
 
 def init(cli: Cli) -> None:
     """Make the database and a commented file of settings; what is there already stays as it is."""
-    from dispatchctl.config import config_path, starting_config
+    from dispatchctl.config import config_path
 
-    path = config_path(cli.environment, cli.given.config)
-    made = []
+    path, database = config_path(cli.environment, cli.given.config), cli.runtime.database
+    existed = os.path.exists(database)
+    config_is_new = _write_starting_config(path)
+    try:
+        cli.runtime.make_store()
+    except BaseException:
+        if config_is_new:
+            path.unlink()  # a command that fails changes nothing
+        raise
+    new = {str(path): config_is_new, str(database): not existed}
+    for each in (each for each, is_new in new.items() if not is_new):
+        cli.output.story(f"{each} is there already and was not changed")
+    made = [each for each, is_new in new.items() if is_new]
+    cli.output.answer("made", made, [f"made {each}" for each in made])
+
+
+def _write_starting_config(path: Path) -> bool:
+    """Write the commented file of settings; False if there is a file already. Raises `UsageError`."""
+    from dispatchctl.config import starting_config
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
             file.write(starting_config())
-        made.append(str(path))
-    except FileExistsError:
-        cli.output.story(f"{path} is there already and was not changed")
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.is_file():
+            return False
         raise UsageError(
-            f"the settings cannot be written to {path}: {error.strerror}", f"ls -ld {path.parent}"
+            f"the settings cannot be written to {path}: {error.strerror}", f"ls -ld {shlex.quote(str(path.parent))}"
         ) from error
-    existed = os.path.exists(cli.runtime.database)
-    cli.runtime.make_store()
-    if existed:
-        cli.output.story(f"{cli.runtime.database} is there already and was not changed")
-    else:
-        made.append(str(cli.runtime.database))
-    cli.output.answer("made", made, [f"made {each}" for each in made])
+    return True
 
 
 def agents(cli: Cli) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dispatchctl import dispatch as dispatching
 from dispatchctl import lookout
 from dispatchctl.dispatch import Dispatched, Failure
-from dispatchctl.errors import Busy, DispatchctlError, Refused
+from dispatchctl.errors import DispatchctlError, QueueFull, Refused
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Status
 
@@ -26,6 +26,7 @@ def start(runtime: Runtime, choice: Choice) -> Dispatched:
 
     Raises `NoSuchTask` for any of them, or `Unavailable` for tmux or git, before anything is started.
     """
+    _ = runtime.store  # a database that is not there must not leave a directory of locks behind
     if len(choice.tasks) < 2:
         return dispatching.dispatch(
             runtime, choice.tasks, most=choice.most, labels=choice.labels, max_running=choice.max_running
@@ -50,7 +51,7 @@ def foresee(runtime: Runtime, choice: Choice) -> Dispatched:
     limit = choice.max_running or runtime.settings.dispatch.max_running
     running = len(runtime.store.open_runs())
     room = max(0, limit - running)
-    full = Busy(lookout.limit_reached(running, limit), f"dispatchctl dispatch --max-running {running + 1}")
+    full = QueueFull(lookout.limit_reached(running, limit), f"dispatchctl dispatch --max-running {running + 1}")
     if not choice.tasks:
         most = room + 1 if choice.most is None else min(choice.most, room + 1)
         tasks = runtime.store.claimable(at=now(), limit=most, labels=choice.labels)

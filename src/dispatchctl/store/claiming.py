@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.errors import Busy, Refused
+from dispatchctl.errors import QueueFull, Refused
 from dispatchctl.store.ledger import Act, Ledger
 from dispatchctl.store.protocol import Claimant
 from dispatchctl.store.rows import having_labels
@@ -47,7 +47,7 @@ class Claiming(Ledger):
     def _refuse_crowd(self, max_running: int) -> None:
         open_runs = self._database.row("SELECT count(*) FROM runs INDEXED BY runs_open WHERE phase <> 'closed'")[0]
         if open_runs >= max_running:
-            raise Busy(
+            raise QueueFull(
                 f"{open_runs} runs are open and the limit is {max_running}",
                 f"dispatchctl dispatch --max-running {open_runs + 1}",
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy
+from dispatchctl.verdict import Changes, Cure, Ending, Policy
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Store(Protocol):
         """The undo stopped: the task is failed, the run stays open and says what stands. Said again, changes nothing."""
 
     def close_undone(
-        self, token: str, error: str, *, curable: bool, policy: Policy, actor: Actor, at: int, jitter: float
+        self, token: str, error: str, *, cure: Cure, policy: Policy, actor: Actor, at: int, jitter: float
     ) -> Task:
         """undoing → closed, and the task to ready, failed or cancelled."""
 

@@ -6,7 +6,7 @@ from dispatchctl.errors import Refused
 from dispatchctl.store.ledger import Act, Ledger
 from dispatchctl.store.protocol import Window
 from dispatchctl.task import Activity, Actor, Ask, Life, Phase, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Ending, Policy, Verdict, judge, judge_undone
+from dispatchctl.verdict import Changes, Cure, Ending, Policy, Verdict, judge, judge_undone
 
 
 class RunVerbs(Ledger):
@@ -56,12 +56,12 @@ class RunVerbs(Ledger):
             self._change(task, act, to=Status.FAILED, columns=columns, run=run, run_columns=columns)
 
     def close_undone(
-        self, token: str, error: str, *, curable: bool, policy: Policy, actor: Actor, at: int, jitter: float
+        self, token: str, error: str, *, cure: Cure, policy: Policy, actor: Actor, at: int, jitter: float
     ) -> Task:
         """Everything that the run had made is gone."""
         with self._database:
             run, task = self._of(token, Phase.UNDOING)
-            verdict = judge_undone(task, run, error, curable=curable, at=at, policy=policy, jitter=jitter)
+            verdict = judge_undone(task, run, error, cure=cure, at=at, policy=policy, jitter=jitter)
             return self._close(task, run, verdict, {"error": error}, Act("undone", actor, at))
 
     def close_ended(
