@@ -68,7 +68,7 @@ def test_a_prompt_is_written_in_the_editor_with_the_title_as_its_draft(shared: D
     ("editor", "says"),
     [
         ("false", "'false' failed with 1"),
-        ("no-such-editor", "'no-such-editor' failed with 127"),
+        ("exit 127 #", "'exit 127 #' failed with 127"),
         ("truncate -s 0", "left no text"),
         ("rm", "left no text"),
         ("sh -c 'printf \"a\\377\" > $0'", "what was written is not valid UTF-8"),

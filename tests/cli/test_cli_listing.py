@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from cli.desk import COMMAND, EVENT_KEYS, RUN_KEYS, TASK_KEYS, Desk, Terminal, on_terminal
+from cli.desk import COMMAND, EVENT_KEYS, RUN_KEYS, TASK_KEYS, Desk, Terminal, on_terminal, running
 from world import eventually
 
 from dispatchctl.runtime import now
@@ -217,9 +217,7 @@ def test_the_history_of_a_removed_task_stays(shared: Desk) -> None:
 def test_history_follows_what_happens(desk: Desk, as_json: bool) -> None:
     task = desk.add("Followed")
     words = ["history", str(task), "--follow", *(["--json"] if as_json else [])]
-    with subprocess.Popen(
-        [*COMMAND, *words], env=desk.world.variables, cwd=desk.repo, stdout=subprocess.PIPE, text=True
-    ) as follower:
+    with running(desk, *words) as follower:
         assert follower.stdout is not None
         lines = [follower.stdout.readline()]
         desk.ok("edit", str(task), "--priority", "0")

@@ -1,11 +1,10 @@
 """dispatch: ready tasks start, in order, within the limits, and the exit code says how it went."""
 
 import signal
-import subprocess
-import time
+from contextlib import ExitStack
 
 import pytest
-from cli.desk import COMMAND, TASK_KEYS, Desk, path_without, program
+from cli.desk import TASK_KEYS, Desk, path_without, program, running
 from world import eventually
 
 from dispatchctl.runtime import now
@@ -129,12 +128,9 @@ def test_a_missing_tool_is_nobodys_fault_and_nothing_is_claimed(shared: Desk, mi
 
 def test_two_dispatches_of_one_task_start_it_once(desk: Desk) -> None:
     task = desk.add("Once", "sleep 600")
-    words = [*COMMAND, "dispatch", str(task)]
-    both = [
-        subprocess.Popen(words, env=desk.world.variables, cwd=desk.repo, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    ends = [(each.communicate(timeout=60)[1], each.returncode) for each in both]
+    with ExitStack() as stack:
+        both = [stack.enter_context(running(desk, "dispatch", str(task))) for _ in range(2)]
+        ends = [(each.communicate(timeout=60)[1], each.returncode) for each in both]
     codes = sorted(code for _, code in ends)
     assert codes[0] == 0
     assert codes[1] in (4, 75)
@@ -148,14 +144,7 @@ def test_an_interrupted_start_leaves_no_trace(desk: Desk, number: signal.Signals
     hook = desk.repo / ".git" / "hooks" / "post-checkout"
     program(hook, "#!/bin/sh\nexec sleep 600\n")
     task = desk.add("Interrupted")
-    with subprocess.Popen(
-        [*COMMAND, "dispatch", str(task), "--json"],
-        env=desk.world.variables,
-        cwd=desk.repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as dispatcher:
+    with running(desk, "dispatch", str(task), "--json") as dispatcher:
         eventually(lambda: desk.task(task).run is not None and desk.newest(task).base_commit)
         dispatcher.send_signal(number)
         out, err = dispatcher.communicate(timeout=60)
@@ -172,23 +161,12 @@ def test_two_hundred_tasks_are_started_once_each_by_eight_at_once(desk: Desk) ->
     desk.ok("init")
     new = [NewTask(f"T{n}", script, str(desk.repo), "main", "shell") for n in range(200)]
     tasks = [task.id for task in desk.runtime.store.add(new, actor=Actor.USER, at=now())]
-    words = [*COMMAND, "dispatch", "--max", "25", "--max-running", "1000", "--json"]
-    began = time.monotonic()
-    eight = [
-        subprocess.Popen(
-            words,
-            env=desk.world.variables,
-            cwd=desk.repo,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
-    ends = [(*each.communicate(timeout=180), each.returncode) for each in eight]
+    words = ["dispatch", "--max", "25", "--max-running", "1000", "--json"]
+    with ExitStack() as stack:
+        eight = [stack.enter_context(running(desk, *words)) for _ in range(8)]
+        ends = [(*each.communicate(timeout=180), each.returncode) for each in eight]
     assert [(err, code) for _, err, code in ends] == [("", 0)] * 8
     eventually(lambda: not desk.runtime.store.open_runs(), within=120, what="all runs close")
-    print(f"{time.monotonic() - began:.1f} s")
     assert sorted(map(int, ledger.read_text().split())) == tasks
     assert {(task.status, task.error) for task in desk.runtime.store.tasks()} == {(Status.DONE, None)}
     assert {len(desk.runtime.store.runs(task)) for task in tasks} == {1}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from cli.desk import COMMAND, TASK_KEYS, Desk, has_controls
+from cli.desk import COMMAND, TASK_KEYS, Desk, has_controls, running
 from world import eventually
 
 from dispatchctl.task import Status
@@ -14,22 +14,11 @@ UNTIL = "while [ ! -e {} ]; do sleep 0.02; done"
 """A script that goes on when a file is there."""
 
 
-def waiting(desk: Desk, *words: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*COMMAND, *words],
-        env=desk.world.variables,
-        cwd=desk.repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_wait_is_0_when_all_ended_done_or_in_review(shared: Desk) -> None:
     gate = shared.world.root / "gate"
     done = shared.dispatched("Done", UNTIL.format(gate))
     review = shared.dispatched("Review", f"{UNTIL.format(gate)}; echo x > x")
-    with waiting(shared, "wait", str(done), str(review), str(done)) as waiter:
+    with running(shared, "wait", str(done), str(review), str(done)) as waiter:
         assert waiter.poll() is None
         gate.touch()
         out, err = waiter.communicate(timeout=60)
@@ -68,7 +57,7 @@ def test_wait_ends_at_a_blocked_task_unless_it_is_waited_through(desk: Desk) -> 
     task = desk.dispatched("Asks", f"dispatchctl block -m 'which?'; {UNTIL.format(gate)}; sleep 0")
     said = desk.run("wait", str(task))
     assert (said.code, said.err) == (1, f"task {task} is blocked: which?\n")
-    with waiting(desk, "wait", str(task), "--through-blocked") as waiter:
+    with running(desk, "wait", str(task), "--through-blocked") as waiter:
         desk.ok("unblock", str(task))
         gate.touch()
         _, err = waiter.communicate(timeout=60)
@@ -99,7 +88,7 @@ def test_wait_ends_at_a_task_that_is_held_for_ever(shared: Desk) -> None:
 def test_wait_says_once_that_nobody_starts_a_ready_task(desk: Desk, words: Sequence[str], says: str) -> None:
     task = desk.add("Ready", "exit 0", *words)
     other = desk.add("Other", "exit 0", "--after", str(task))
-    with waiting(desk, "wait", str(task), str(other)) as waiter:
+    with running(desk, "wait", str(task), str(other)) as waiter:
         assert waiter.stderr is not None
         assert waiter.stderr.readline() == says.format(task) + "\n"
         desk.ok("edit", str(task), "--priority", "0")
@@ -135,7 +124,7 @@ def test_logs_follow_until_the_end_whatever_they_are_cut_into(shared: Desk) -> N
     gate = shared.world.root / "gate-of-logs"
     script = f"printf 'one \\033[3'; {UNTIL.format(gate)}; printf '1mtwo \\316'; sleep 0.2; printf '\\261 three\\n'"
     task = shared.dispatched("Follows", script)
-    with waiting(shared, "logs", str(task), "-f") as follower:
+    with running(shared, "logs", str(task), "-f") as follower:
         assert follower.stdout is not None
         assert follower.stdout.read(4) == "one "
         assert follower.poll() is None
@@ -156,7 +145,7 @@ def test_logs_without_follow_end_while_the_agent_runs(shared: Desk) -> None:
 def test_logs_of_a_large_output_are_its_end_without_a_gap(desk: Desk) -> None:
     task = desk.add("Large", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done")
     desk.ok("dispatch", str(task), DISPATCHCTL_OUTPUT__LIMIT="64KiB")
-    with waiting(desk, "logs", str(task), "-f") as follower:
+    with running(desk, "logs", str(task), "-f") as follower:
         followed, _ = follower.communicate(timeout=60)
     kept = [int(line.split()[1]) for line in desk.ok("logs", str(task)).splitlines()[1:]]
     assert kept == list(range(kept[0], 20000))
