@@ -64,7 +64,7 @@ def test_a_database_that_is_locked_for_long_gets_the_end_later(world: World) -> 
     done = world.ended(runtime, run.task)
     assert done.run is not None
     assert (done.status, done.run.exit_code, done.run.ended_at) == (Status.FAILED, 3, ending.ended_at)
-    eventually(lambda: "ended with exit code 3" in world.tmux("capture-pane", "-p", "-t", str(run.pane_id)))
+    eventually(lambda: "ended with exit code 3" in world.tmux("capture-pane", "-p", "-S", "-", "-t", str(run.pane_id)))
 
 
 def test_a_writer_that_is_stopped_in_the_turnstile_is_waited_for(world: World) -> None:
@@ -188,5 +188,5 @@ def test_a_run_that_was_closed_by_another_is_left_as_it_is(world: World) -> None
     )
     open_gate(world)
     eventually(exit_file(run).exists)
-    eventually(lambda: "ended with" in world.tmux("capture-pane", "-p", "-t", str(run.pane_id)))
+    eventually(lambda: "ended with" in world.tmux("capture-pane", "-p", "-S", "-", "-t", str(run.pane_id)))
     assert runtime.store.task(run.task) == closed

@@ -85,7 +85,7 @@ def test_ctrl_c_before_the_agent_runs_harms_nothing(world: World, monkeypatch: p
         eventually(lambda: runtime.store.run(launch.run.token).started_at)
         runtime.windows(launch.run.socket)
         world.tmux("send-keys", "-t", f"={launch.run.session}:", "C-c")
-        eventually(lambda: "^C" in world.tmux("capture-pane", "-p", "-t", f"={launch.run.session}:"))
+        eventually(lambda: "^C" in world.tmux("capture-pane", "-p", "-S", "-", "-t", f"={launch.run.session}:"))
         gate.touch()
 
     window = step_named("window").do
@@ -153,7 +153,7 @@ def test_output_is_kept_from_the_first_byte_and_can_be_read_at_once(world: World
     runtime, run = running(world, "printf first; touch $HOME/ready; read wait; printf last; : > $HOME/out")
     eventually(lambda: log_of(run) == b"first")
     assert Path(run.run_dir, "output.log").stat().st_mode & 0o777 == 0o600
-    assert "first" in world.tmux("capture-pane", "-p", "-t", str(run.pane_id))
+    eventually(lambda: "first" in world.tmux("capture-pane", "-p", "-t", str(run.pane_id)))
     world.tmux("send-keys", "-t", str(run.pane_id), "Enter")
     done(world, runtime, run)
     assert log_of(run) == b"first\r\nlast"
@@ -167,7 +167,7 @@ def test_a_flood_of_output_is_kept_whole_where_there_is_room(world: World) -> No
     runtime, run = running(world, "touch $HOME/ready; seq 1 300000; : > $HOME/out")
     done(world, runtime, run)
     assert log_of(run) == lines(300_000)
-    assert "300000" in world.tmux("capture-pane", "-p", "-t", str(run.pane_id))
+    eventually(lambda: "300000" in world.tmux("capture-pane", "-p", "-S", "-", "-t", str(run.pane_id)))
 
 
 @pytest.mark.parametrize("limit", [64 << 10, 200_000])
