@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from world import World, eventually
+from world import Said, World, eventually
 
 from dispatchctl import processes
 from dispatchctl.dispatch import dispatch
@@ -150,3 +151,87 @@ def test_a_dispatcher_killed_at_any_step_leaves_no_trace_or_a_true_row(world: Wo
         assert world.leftovers(run, repo) == []
         assert "its dispatcher died" in str(task.error)
     assert reconcile(runtime).done == []
+
+
+def test_the_command_is_quiet_where_nothing_was_wrong_and_says_what_it_did(world: World) -> None:
+    runtime, _, run = running(world)
+    assert world.cli("reconcile") == Said(0, "", "")
+    assert run.launcher_pid
+    os.kill(run.launcher_pid, signal.SIGKILL)
+    eventually(lambda: gone(run.launcher_pid))
+    planned = world.cli("reconcile", "--dry-run", "--json")
+    assert [action["action"] for action in planned.json["actions"]] == ["lose"]
+    assert runtime.store.task(1).status is Status.IN_PROGRESS
+    assert world.cli("reconcile").out == f"task 1: its launcher was killed: lose run {run.token}\n"
+    assert runtime.store.task(1).status is Status.READY
+    assert world.cli("reconcile") == Said(0, "", "")
+
+
+def test_cron_with_no_environment_leaves_the_living_alone_and_gives_back_the_dead(world: World) -> None:
+    repo, runtime = world.repository(), world.runtime()
+    for _ in range(4):
+        world.add(runtime, "touch began; sleep 600", repo=repo)
+    dispatch(runtime)
+    pids = [world.started(runtime, task).agent_pid for task in (1, 2, 3, 4)]
+    database = str(runtime.database)
+
+    def cron() -> tuple[int, str]:
+        command = [sys.executable, "-m", "dispatchctl", "--db", database, "reconcile"]
+        variables = {"HOME": str(world.home), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+        return done.returncode, done.stdout + done.stderr
+
+    assert cron() == (0, "")
+    assert not any(gone(pid) for pid in pids)
+    launchers = [world.started(runtime, task).launcher_pid for task in (1, 2, 3, 4)]
+    server = runtime.windows().look().pid
+    assert server
+    for pid in [server, *launchers]:
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: gone(server) and all(gone(pid) for pid in launchers))
+    code, said = cron()
+    assert (code, said.count("the tmux server died under it")) == (0, 4), said
+    assert [runtime.store.task(task).status for task in (1, 2, 3, 4)] == [Status.READY] * 4
+    eventually(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_tmux_that_cannot_be_asked_is_said_and_changes_nothing(world: World) -> None:
+    runtime, _, run = running(world)
+    assert run.launcher_pid
+    os.kill(run.launcher_pid, signal.SIGKILL)
+    eventually(lambda: gone(run.launcher_pid))
+    said = world.cli("reconcile", DISPATCHCTL_TOOLS__TMUX="/bin/false")
+    assert said.code == 69
+    assert "cannot be asked" in said.err
+    assert runtime.store.run(run.token).phase is Phase.STARTED
+
+
+def test_a_run_without_its_directory_and_one_with_a_torn_exit_file_are_closed(world: World) -> None:
+    repo, runtime = world.repository(), world.runtime()
+    for _ in range(2):
+        world.add(runtime, "touch began; sleep 600", repo=repo)
+    dispatch(runtime)
+    runs = [world.started(runtime, task) for task in (1, 2)]
+    for run in runs:
+        assert run.launcher_pid
+        os.kill(run.launcher_pid, signal.SIGKILL)
+    eventually(lambda: all(gone(run.launcher_pid) for run in runs))
+    shutil.rmtree(runs[0].run_dir)
+    Path(runs[1].run_dir, "exit.json").write_text("{")
+    assert [done.ok for done in reconcile(runtime).done] == [True, True]
+    assert [runtime.store.task(task).status for task in (1, 2)] == [Status.READY] * 2
+
+
+def test_whoever_waits_or_cancels_does_not_wait_for_the_dead(world: World) -> None:
+    runtime, repo, run = running(world)
+    world.add(runtime, "touch began; sleep 600", repo=repo, retries=0, recoveries=0)
+    dispatch(runtime)
+    runs = [run, world.started(runtime, 2)]
+    for each in runs:
+        assert each.launcher_pid
+        os.kill(each.launcher_pid, signal.SIGKILL)
+    eventually(lambda: all(gone(each.launcher_pid) for each in runs))
+    assert world.cli("cancel", "1").out == "task 1 is cancelled\n"
+    assert world.cli("wait", "2").code == 1
+    assert runtime.store.task(2).status is Status.FAILED

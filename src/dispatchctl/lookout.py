@@ -14,6 +14,7 @@ from dispatchctl.task import FINISHED, Life, Outcome, Phase, Run, Status, Task
 
 PIECE = 1 << 16
 
+MEND_EVERY_S = 5.0
 SETTLED = FINISHED | {Status.IN_REVIEW}
 
 
@@ -103,13 +104,20 @@ def wait(
 ) -> Iterator[Task]:
     """Each task as it settles: finished, in review, blocked (unless that is waited through), or held for ever.
 
+    Runs whose launcher or server died are mended meanwhile, so that nobody waits for an agent that is gone.
+
     `idle` hears, each time it looks, of tasks that only wait for somebody to start them. Raises `TimedOut` after
     `timeout` seconds, naming those that have not settled.
     """
+    from dispatchctl.reconcile import reconcile  # for a listing it would be 20 ms of start-up
+
     left = dict.fromkeys(ids)
     deadline = None if timeout is None else time.monotonic() + timeout
-    version = None
+    version, mend_at = None, time.monotonic()
     while left:
+        if time.monotonic() >= mend_at:
+            reconcile(runtime)
+            mend_at = time.monotonic() + MEND_EVERY_S
         seen = runtime.store.version()
         if seen != version:
             version = seen

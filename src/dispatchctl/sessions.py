@@ -54,7 +54,7 @@ def report(runtime: Runtime, task: int | None, said: Report, message: str | None
     if actor is Actor.AGENT:
         rundir.tell(run.run_dir, f"report {runtime.settings.dispatch.report_grace}")
         return runtime.store.task(number)
-    rundir.tell(run.run_dir, "end report")
+    _tell(runtime, run, "end report")
     return await_end(runtime, run)
 
 
@@ -83,8 +83,16 @@ def cancel(runtime: Runtime, task: int) -> Task:
         return runtime.store.cancel(task, at=now())
     _refuse_undoing(run)
     run = runtime.store.ask(run.token, Ask.CANCEL, actor=Actor.USER, at=now())
-    rundir.tell(run.run_dir, "end cancel")
+    _tell(runtime, run, "end cancel")
     return await_end(runtime, run)
+
+
+def _tell(runtime: Runtime, run: Run, line: str) -> None:
+    """Tell the run's launcher; where none listens, find out what became of it."""
+    if not rundir.tell(run.run_dir, line):
+        from dispatchctl.reconcile import reconcile  # not for `heartbeat`, which an agent calls at every turn
+
+        reconcile(runtime)
 
 
 def _refuse_undoing(run: Run) -> None:

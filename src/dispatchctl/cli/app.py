@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("look", LOOK),
     "wait": ("look", LOOK),
     "dispatch": ("work", WORK),
+    "reconcile": ("work", WORK),
     "attach": ("work", WORK),
     "send": ("work", WORK),
     "cancel": ("work", WORK),

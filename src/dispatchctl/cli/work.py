@@ -1,4 +1,4 @@
-"""dispatch, attach, send, cancel, retry, unblock: what makes agents run and stop."""
+"""dispatch, reconcile, attach, send, cancel, retry, unblock: what makes agents run and stop."""
 
 import os
 import shlex
@@ -61,6 +61,34 @@ def dispatch(
     if not done.failed:
         return ExitCode.OK
     return done.failed[0].error.exit_code if len(choice.tasks) == 1 else ExitCode.FAILED
+
+
+def reconcile(
+    cli: Cli, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False
+) -> int:
+    """Make every status true after something died; quiet when there is nothing to do. For cron.
+
+    Whatever cannot be told is reported and left alone. Exit code 69 if a tmux server could not be asked at all.
+    """
+    from dispatchctl import reconcile as reconciling
+    from dispatchctl.plan import Kind
+    from dispatchctl.render import shapes
+
+    result = reconciling.reconcile(cli.runtime, dry_run=dry_run)
+    if cli.as_json:
+        cli.output.json({"actions": [shapes.action(done.action, done.ok) for done in result.done]})
+    for done in result.done:
+        action, failed = done.action, f", but {done.error}" if done.error else ""
+        line = f"task {action.task}: {action.reason}: {action.kind} run {action.run}{failed}"
+        if action.kind is Kind.REPORT or done.error:
+            cli.output.failure(line, f"dispatchctl show {action.task}")
+        elif not cli.as_json:
+            cli.output.line(line)
+    for socket, said in result.silent.items():
+        cli.output.failure(f"tmux on {socket} cannot be asked: {said}", f"tmux -S {socket} ls")
+    if result.silent:
+        return ExitCode.UNAVAILABLE
+    return ExitCode.FAILED if any(done.error for done in result.done) else ExitCode.OK
 
 
 def attach(cli: Cli, id: Id) -> None:

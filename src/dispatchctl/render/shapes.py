@@ -3,6 +3,7 @@
 from typing import Any
 
 from dispatchctl.durations import format_time
+from dispatchctl.plan import Action
 from dispatchctl.task import Event, Run, Task
 
 SCHEMA_VERSION = 1
@@ -79,3 +80,8 @@ def event(value: Event) -> dict[str, Any]:
         "to": value.to_status,
         "detail": value.detail,
     }
+
+
+def action(value: Action, ok: bool) -> dict[str, Any]:
+    """Something that reconcile did about a run, or only reports."""
+    return {"action": value.kind, "task": value.task, "run": value.run, "reason": value.reason, "ok": ok}
