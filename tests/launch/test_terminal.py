@@ -217,4 +217,3 @@ def test_the_screen_says_how_it_ended(world: World) -> None:
     expected = f"dispatchctl: task {run.task} ended with exit code 0, now done"
     eventually(lambda: expected in world.tmux("capture-pane", "-p", "-S", "-", "-t", str(run.pane_id)))
     eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead}") == "1")
-    eventually(lambda: world.tmux("display-message", "-p", "-t", str(run.pane_id), "#{pane_dead_status}") == "0")
