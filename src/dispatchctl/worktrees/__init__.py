@@ -1,0 +1,19 @@
+"""The door to git: repositories, worktrees and branches of runs.
+
+Every call runs without the `GIT_*` variables it would inherit (an inherited GIT_DIR beats `git -C`), in a process group of
+its own, with a time limit. A base is resolved to a commit id before anything is made; names from tasks are made of
+`[a-z0-9-]` or checked, and never stand where git would take them for an option. Git that does not answer raises
+`Unanswered`: unknown, not absent.
+"""
+
+from dispatchctl.worktrees.git import Limits
+from dispatchctl.worktrees.keeping import Keeping
+from dispatchctl.worktrees.making import HOOK_OUTPUT, Making
+from dispatchctl.worktrees.repositories import NotARepository, Repository
+
+
+class Worktrees(Making, Keeping):
+    """Everything that git is asked to do."""
+
+
+__all__ = ["HOOK_OUTPUT", "Limits", "NotARepository", "Repository", "Worktrees"]

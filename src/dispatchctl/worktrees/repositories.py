@@ -1,0 +1,158 @@
+"""Repositories, their branches and commits."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+
+from dispatchctl import processes
+from dispatchctl.errors import Busy, LaunchError, Unanswered
+from dispatchctl.processes import Lock
+from dispatchctl.task import Run
+from dispatchctl.worktrees.git import Git
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository by its main work tree (or its own directory, if bare) and its common git directory."""
+
+    root: str
+    common_dir: str
+
+
+class NotARepository(LaunchError):
+    """There is no repository at the path."""
+
+
+class Repositories(Git):
+    """What is asked of a repository, and the lock under which worktrees are registered in it."""
+
+    def repository(self, path: str) -> Repository:
+        """The repository that `path` is in. Raises `NotARepository`, which trying again cannot cure."""
+        if not os.path.isdir(path):
+            raise NotARepository(f"there is no directory {path}", "dispatchctl add … --repo PATH", curable=False)
+        asked = ("--is-bare-repository", "--git-dir", "--git-common-dir")
+        answer = self._git(path, "rev-parse", "--path-format=absolute", *asked)
+        if answer.code != 0:
+            raise NotARepository(
+                f"{path} is not in a git repository ({answer.last_words})", f"git -C {quote(path)} init", curable=False
+            )
+        bare, git_dir, common = self._each(path, asked, answer.out)
+        if bare == "true" and common == git_dir:
+            return Repository(common, common)
+        if common == git_dir:
+            return Repository(self._line(path, "rev-parse", "--path-format=absolute", "--show-toplevel"), common)
+        first = os.fsdecode(self._answer(path, "worktree", "list", "--porcelain", "-z")).split("\0")[0]
+        return Repository(first.removeprefix("worktree "), common)
+
+    def current_base(self, repo: str) -> str:
+        """The branch that is checked out in the repository, or its commit id if none is."""
+        branch = self._git(repo, "symbolic-ref", "--quiet", "--short", "HEAD")
+        if branch.code == 0:
+            return os.fsdecode(branch.out).strip()
+        return self._line(repo, "rev-parse", "HEAD")
+
+    def commit(self, repo: str, base: str) -> str:
+        """The commit id that `base` names now. Raises an incurable `LaunchError` if it names none."""
+        if not base.startswith("-"):
+            answer = self._git(repo, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
+            if answer.code == 0:
+                return os.fsdecode(answer.out).strip()
+        if self._git(repo, "rev-parse", "--verify", "--quiet", "HEAD").code != 0:
+            raise LaunchError(
+                f"the repository {repo} has no commit yet, so there is nothing to start from",
+                f"git -C {quote(repo)} commit --allow-empty -m 'first commit'",
+                curable=False,
+            )
+        raise LaunchError(
+            f"there is no branch or commit {base!r} in {repo}", f"git -C {quote(repo)} branch --all", curable=False
+        )
+
+    def branch_tip(self, repo: str, branch: str) -> str | None:
+        """The commit that the branch points to, or None if there is no such branch. Raises `Unanswered` otherwise."""
+        answer = self._git(repo, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+        if answer.code not in (0, 1):
+            raise Unanswered(f"git rev-parse in {repo} failed: {answer.last_words}", f"git -C {quote(repo)} status")
+        return os.fsdecode(answer.out).strip() if answer.code == 0 else None
+
+    def is_merged(self, repo: str, branch: str, base: str) -> bool:
+        """Whether every commit of the branch is in the base; a branch that is gone counts as merged."""
+        tip = self.branch_tip(repo, branch)
+        return tip is None or self._git(repo, "merge-base", "--is-ancestor", tip, self.commit(repo, base)).code == 0
+
+    def checked_name(self, repo: str, branch: str) -> str:
+        """The branch's name, if git accepts it for a new branch. Raises an incurable `LaunchError`."""
+        if branch.startswith("-") or self._git(repo, "check-ref-format", "--branch", branch).code != 0:
+            raise LaunchError(
+                f"git does not accept the branch name {branch!r}", "dispatchctl config worktrees.branch", curable=False
+            )
+        return branch
+
+    def lock(self, repository: Repository) -> Lock:
+        """The lock that serialises registrations in one repository, whoever's database asks. Raises `Busy`."""
+        held = processes.lock(os.path.join(repository.common_dir, "dispatchctl.lock"), wait=self.limits.answer)
+        if held is None:
+            raise Busy(
+                f"another dispatcher has been registering a worktree in {repository.root} for {self.limits.answer:g} s",
+                "dispatchctl dispatch",
+            )
+        return held
+
+    def registered(self, repo: str) -> dict[str, str | None]:
+        """The paths of all worktrees of the repository, and the branch that each has checked out."""
+        found: dict[str, str | None] = {}
+        path = ""
+        for line in os.fsdecode(self._answer(repo, "worktree", "list", "--porcelain", "-z")).split("\0"):
+            if line.startswith("worktree "):
+                path = line.removeprefix("worktree ")
+                found[path] = None
+            elif line.startswith("branch refs/heads/"):
+                found[path] = line.removeprefix("branch refs/heads/")
+        return found
+
+    def git_dirs(self, worktree: str) -> tuple[str, str]:
+        """The worktree's own git directory, and the one that all worktrees share."""
+        asked = ("--git-dir", "--git-common-dir")
+        answer = self._answer(worktree, "rev-parse", "--path-format=absolute", *asked)
+        own, common = self._each(worktree, asked, answer)
+        return own, common
+
+    # -- through GitPython, where its 74 ms of import do not matter ------------------------------------------------
+    def make_repository(self, path: str, files: Mapping[str, str]) -> None:
+        """A new repository with one commit that holds the files."""
+        import git
+
+        repo = git.Repo.init(path, initial_branch="main")
+        try:
+            author = git.Actor("Demo", "demo@example.invalid")
+            with repo.config_writer() as config:
+                config.set_value("user", "name", author.name or "").set_value("user", "email", author.email or "")
+            for name, text in files.items():
+                with open(os.path.join(path, name), "w", encoding="utf-8") as file:
+                    file.write(text)
+            repo.index.add(list(files))
+            repo.index.commit("Begin", author=author, committer=author)
+        finally:
+            repo.close()
+
+    def commits(self, repo: str, base: str, branch: str) -> list[tuple[str, str]]:
+        """The commits of the branch that the base has not, newest first: id and subject."""
+        import git
+
+        opened = git.Repo(repo)
+        try:
+            found = opened.iter_commits(f"{base}..{branch}")
+            return [(commit.hexsha, str(commit.summary)) for commit in found]
+        finally:
+            opened.close()
+
+
+def rescue_ref(run: Run) -> str:
+    return f"refs/dispatchctl/rescue/{run.task}/{run.token}"
+
+
+def remove_if_empty(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass
