@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from cli.desk import Desk, Terminal
-from world import World
+from world import World, eventually
+
+from dispatchctl.task import Status
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +36,25 @@ def shared() -> Iterator[Desk]:
     finally:
         made.close()
         shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def crowd(shared: Desk) -> dict[str, int]:
+    """One task of each kind, by name."""
+    tasks = {
+        "cancelled": shared.add("Cancelled", "x", "--label", "a"),
+        "done": shared.ended("Done", "exit 0", "--label", "a,b"),
+        "failed": shared.ended("Failed", "exit 7"),
+        "review": shared.ended("Review", "echo x > x"),
+        "done2": shared.ended("Done too", "exit 0"),
+        "late": shared.add("Late", "x", "--priority", "3"),
+        "soon": shared.add("Soon", "x", "--priority", "1", "--label", "b"),
+        "draft": shared.add("Draft", "x", "--backlog"),
+        "blocked": shared.dispatched("Blocked", "dispatchctl block -m 'which one?'; sleep 600"),
+        "runs": shared.dispatched("Runs", "sleep 600"),
+    }
+    shared.ok("cancel", str(tasks["cancelled"]))
+    tasks["held"] = shared.add("Held", "x", "--after", str(tasks["failed"]))
+    tasks["deferred"] = shared.add("Deferred", "x", "--not-before", "2099-01-01T00:00Z")
+    eventually(lambda: shared.task(tasks["blocked"]).status is Status.BLOCKED)
+    return tasks

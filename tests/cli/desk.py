@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -32,6 +33,7 @@ TASK_KEYS = {
     *("updated_at", "run"),
 }
 EVENT_KEYS = {"id", "task", "run", "at", "actor", "kind", "from", "to", "detail"}
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 STAYS = "sleep 600"
 """What is in the prompt of every agent that is to run until it is ended."""
 COMMAND = (sys.executable, "-m", "dispatchctl")
@@ -188,6 +190,11 @@ def path_without(world: World, *missing: str) -> str:
                 if name not in missing and not os.path.lexists(directory / name):
                     (directory / name).symlink_to(os.path.join(place, name))
     return str(directory)
+
+
+def names(crowd: dict[str, int], found: list[int]) -> list[str]:
+    by_id = {task: name for name, task in crowd.items()}
+    return [by_id[task] for task in found]
 
 
 @contextmanager
