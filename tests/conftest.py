@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from world import World
 for _variable in [name for name in os.environ if name.startswith(("DISPATCHCTL_", "TMUX", "GIT_", "XDG_"))]:
     del os.environ[_variable]
 os.environ["HOME"] = "/nonexistent/tests-have-no-home"
+# A job in a shell's background is started with Ctrl-C ignored, and what it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def _tables(file: toml.TomlFile, name: str) -> Mapping[str, Mapping[str, Any]]:
 
 def _layer(file: toml.TomlFile, within: tuple[str, ...], scopes: frozenset[Scope], layers: Layers) -> Layer:
     """The settings in the table `within` of `file` (all of it if empty), which may set only those of `scopes`."""
-    source = f"{file.path} [{toml.dotted(within)}]" if within else str(file.path)
+    source = f'{file.path} [{within[0]}."{within[1]}"]' if within else str(file.path)  # in full, however long the path
     layer = {}
     for keys, raw in _entries(file, within):
         setting = SETTINGS.get(".".join(keys)) if len(keys) == 2 else None
