@@ -131,8 +131,8 @@ def send(runtime: Runtime, task: int, text: str, *, enter: bool) -> None:
         raise Refused(f"the window of task {task} is gone; nothing was sent", f"dispatchctl show {task}")
 
 
-def attachment(runtime: Runtime, task: int) -> tuple[list[str], dict[str, str]]:
-    """The command that shows the task's window, and its environment: of the last run, while its pane is still there."""
+def attach_command(runtime: Runtime, task: int) -> list[str]:
+    """The command that shows the task's window: of its last run, while its pane is still there."""
     run = runtime.store.task(task).run
     if run is None:
         raise Refused(f"task {task} has not run yet, so there is no window", f"dispatchctl dispatch {task}")
@@ -141,10 +141,7 @@ def attachment(runtime: Runtime, task: int) -> tuple[list[str], dict[str, str]]:
     if pane is None:
         raise Refused(f"the window of task {task} is gone", f"dispatchctl logs {task}")
     inside = (runtime.environment.tmux or "").partition(",")[0] == run.socket
-    variables = dict(runtime.environment.inherited)
-    if not inside:
-        variables.pop("TMUX", None)  # with it, tmux would not attach from a pane of another server
-    return windows.attach_command(pane.pane_id, inside=inside), variables
+    return windows.attach_command(pane.pane_id, inside=inside)
 
 
 def _started(runtime: Runtime, task: int) -> Run:

@@ -95,11 +95,11 @@ def attach(cli: Cli, id: Id) -> None:
     """Go to the task's window; inside its tmux server, switch to it. C-b d comes back."""
     from dispatchctl import sessions
 
-    command, variables = sessions.attachment(cli.runtime, id)
+    command = sessions.attach_command(cli.runtime, id)
     if not os.isatty(0):
         raise UsageError(f"there is no terminal on which task {id} could be shown", shlex.join(command))
     try:
-        os.execve(command[0], command, variables)
+        os.execv(command[0], command)
     except OSError as error:
         raise Unavailable(f"tmux cannot be run: {error}", "dispatchctl config tools.tmux") from error
 
