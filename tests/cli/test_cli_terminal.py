@@ -152,3 +152,36 @@ def test_a_terminal_that_does_not_speak_utf_8_gets_what_it_can(shared: Desk, hos
         assert done.returncode == 0, done.stderr
         assert "\\U0001f389" in done.stdout.decode(encoding)
     shared.refused("add", "T", "--agent", "🎉", says="\\U0001f389", **more)
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "list --json", "show 1", "logs 1", "history", "agents", "--help", "add -q T"]
+)
+def test_an_answer_that_cannot_be_written_is_a_failure_with_a_sentence(shared: Desk, hostile: int, words: str) -> None:
+    script = f"{' '.join(COMMAND)} {words} > /dev/full"
+    done = subprocess.run(
+        ["sh", "-c", script], env=shared.world.variables, cwd=shared.repo, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("dispatchctl: "), done.stderr
+    assert "No space left on device\n" in done.stderr.partition("hint")[0]
+
+
+def test_a_command_without_streams_does_its_work(desk: Desk) -> None:
+    for number, closed in enumerate((">&-", "2>&-", "<&-", "<&- >&- 2>&-"), 1):
+        script = f"{' '.join(COMMAND)} add T -p 'exit 0' {closed}"
+        code = subprocess.call(["sh", "-c", script], env=desk.world.variables, cwd=desk.repo)
+        assert (code, len(desk.runtime.store.tasks())) == (0, number)
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} add - <&-"],
+        env=desk.world.variables,
+        cwd=desk.repo,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.partition("\n")[0]) == (2, "dispatchctl: the title is empty")
+    script = f"{' '.join(COMMAND)} dispatch --max 1 <&- >&- 2>&-"
+    assert subprocess.call(["sh", "-c", script], env=desk.world.variables, cwd=desk.repo) == 0
+    desk.world.ended(desk.runtime, 1)
+    assert desk.ok("show", "1", "--json").count('"status": "done"') == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.desk import Desk, path_without
+from cli.desk import COMMAND, Desk, path_without
 
 from dispatchctl.task import Phase, Status
 
@@ -215,3 +215,20 @@ def test_a_repositorys_own_file_fails_its_tasks_with_its_sentence(desk: Desk) ->
     undone(desk, task, says)
     desk.refused("add", "T", says=says)
     desk.refused("config", "--repo", ".", says=says)
+
+
+def test_a_current_directory_that_is_gone(shared: Desk, tmp_path: Path) -> None:
+    shared.add("T")
+    gone = tmp_path / "gone"
+    script = 'mkdir "$0" && cd "$0" && rmdir "$0" && shift 0 && exec "$@"'
+    for words, code in ((["add", "T"], 2), (["list", "--db", "x.db"], 2), (["list"], 0), (["list", "--repo", "."], 2)):
+        done = subprocess.run(
+            ["sh", "-c", script, str(gone), *COMMAND, *words],
+            env=shared.world.variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        says = "dispatchctl: the current directory does not exist any more\n  hint: cd\n"
+        assert done.stderr == ("" if code == 0 else says)

@@ -11,8 +11,8 @@ from typer._click import exceptions as click
 
 from dispatchctl.cli.context import Config, Database, Globals, Json, Quiet, Verbose, Version, with_globals
 from dispatchctl.cli.usage import explained, unknown_command
-from dispatchctl.errors import DispatchctlError, ExitCode, Terminated
-from dispatchctl.render.output import Output, ReaderGone, speak_any_language
+from dispatchctl.errors import DispatchctlError, ExitCode, Terminated, UsageError
+from dispatchctl.render.output import Output, ReaderGone, drop_unwritten, prepare_streams, write
 from dispatchctl.render.text import visible
 
 WORK, LOOK, QUEUE, AGENT, SETUP = "Work", "Look", "Queue", "Called by agents, or by you", "Set up"
@@ -104,7 +104,7 @@ def command_in(arguments: list[str]) -> str | None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
-    speak_any_language()
+    prepare_streams()
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = Output(as_json="--json" in options)
     try:
@@ -125,8 +125,15 @@ def run(arguments: list[str]) -> int:
     except Terminated as end:
         return _say(output, DispatchctlError(str(end)), 128 + end.signal)
     except ReaderGone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.OK
+    except OSError as error:
+        drop_unwritten()  # help is not written by `write`
+        code = _say(output, _of_system(error))
+        if {"-v", "--verbose"} & set(options):
+            import traceback  # only for whoever asks
+
+            traceback.print_exception(error)
+        return code
     return _say(output, DispatchctlError("interrupted"), code) if code == ExitCode.INTERRUPTED else code
 
 
@@ -134,6 +141,7 @@ def _run(arguments: list[str]) -> int:
     command = command_in(arguments)
     app = build([command] if command else [*COMMANDS, *ALIASES])
     answer: Any = app(arguments, prog_name="dispatchctl", standalone_mode=False)
+    write("")
     return int(answer or 0)
 
 
@@ -141,6 +149,16 @@ def _say(output: Output, error: DispatchctlError, code: int | None = None) -> in
     number = int(error.exit_code) if code is None else code
     output.error(error, number)
     return number
+
+
+def _of_system(error: OSError) -> DispatchctlError:
+    """What the system refused at a place where nobody expected it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return UsageError("the current directory does not exist any more", "cd")
+    where = f": {error.filename}" if error.filename else ""
+    return DispatchctlError(f"{error.strerror or error}{where}", "the same with -v, to see where that was")
 
 
 def _say_why(error: BaseException) -> None:

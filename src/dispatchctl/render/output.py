@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,34 @@ class ReaderGone(Exception):
     """Whoever read our stdout has stopped, as `head` does: nothing is left to be done, and that is no failure."""
 
 
-def speak_any_language() -> None:
-    """Keep a terminal that does not speak UTF-8 from stopping us: what it cannot show is written as `\\xb7`."""
+def prepare_streams() -> None:
+    """Make stdin, stdout and stderr usable however we were started.
+
+    One that was closed is /dev/null. What a terminal that does not speak UTF-8 cannot show is written as `\\xb7`.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
+def give_up_stdout() -> None:
+    """Have /dev/null take what stdout does not, or Python would try again at the end and fail with a code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def drop_unwritten() -> None:
+    """Give up stdout if it does not take what others than `write` have written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up_stdout()
+
+
 def write(text: str | bytes, *, flush: bool = True) -> None:
-    """Write to stdout. Raises `ReaderGone`."""
+    """Write to stdout. Raises `ReaderGone`, or `DispatchctlError` for a full disk; after that stdout is /dev/null."""
     try:
         if isinstance(text, bytes):
             sys.stdout.buffer.write(text)
@@ -32,8 +52,11 @@ def write(text: str | bytes, *, flush: bool = True) -> None:
             sys.stdout.write(text)
         if flush:
             sys.stdout.flush()
-    except BrokenPipeError as error:
-        raise ReaderGone from error
+    except OSError as error:
+        give_up_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise ReaderGone from error
+        raise DispatchctlError(f"the answer cannot be written: {error.strerror}", "df -h .") from error
 
 
 @dataclass
