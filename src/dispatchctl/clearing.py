@@ -44,9 +44,10 @@ def _refuse_children(runtime: Runtime, task: int, removed: Collection[int]) -> N
     """Raise `Refused` if a task that stays is to run after this one."""
     waiting = [child for child in runtime.store.children(task) if child not in removed]
     if waiting:
+        kept = [parent for parent in runtime.store.task(waiting[0]).after if parent not in removed]
         raise Refused(
             f"task {task} cannot be removed: task {', '.join(map(str, waiting))} is to run after it",
-            f"dispatchctl edit {waiting[0]} --after ''",
+            f"dispatchctl edit {waiting[0]} --after {shlex.quote(','.join(map(str, kept)))}",
         )
 
 

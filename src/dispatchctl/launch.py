@@ -158,7 +158,7 @@ def start(held: Held, *, actor: Actor) -> Task:
 def _tell(task: int, error: BaseException) -> None:
     """Raise an expected error as one that names the task."""
     if isinstance(error, OSError):
-        raise LaunchError(f"task {task} was not started: {sentence(error)}", "dispatchctl doctor") from error
+        raise LaunchError(f"task {task} was not started: {sentence(error)}", "dispatchctl config worktrees") from error
     if isinstance(error, DispatchctlError) and f"task {task}" not in error.message:
         raise LaunchError(
             f"task {task} was not started: {error.message}",

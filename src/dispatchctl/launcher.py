@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BECOME_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 EXIT_FILE_SIZE = 4_096
+SECOND_GRACE = 2.0
+"""Seconds between TERM and KILL for what an agent left behind that was itself asked to end, and had its own grace."""
 RECORD_FOR = 3_600.0
 """Seconds for which the launcher tries to close its run in the database before it leaves that to reconcile."""
 
@@ -243,7 +245,7 @@ def _end(spec: Spec, relay: Relay, agent: "processes.Process", server: "processe
         "error": error,
     }
     write_exit_file(spec.run_dir, ending)
-    _sweep(spec, agent, server)
+    _sweep(spec, agent, server, float(spec["kill_grace"]) if relay.cause == "by_itself" else SECOND_GRACE)
     if relay.cause == "hangup":
         ending["server_lives"] = _outlives(server, 2.0)
         write_exit_file(spec.run_dir, ending)
@@ -252,13 +254,11 @@ def _end(spec: Spec, relay: Relay, agent: "processes.Process", server: "processe
     return code if code >= 0 else 128 - code
 
 
-def _sweep(spec: Spec, agent: "processes.Process", server: "processes.Process") -> None:
+def _sweep(spec: Spec, agent: "processes.Process", server: "processes.Process", grace: float) -> None:
     """End every process of the run but this one; a run is not closed while one of them lives."""
     me = os.getpid()
     roots = [agent, (me, processes.start_time(me) or 0)]
-    while left := processes.sweep(
-        lambda: processes.of_run(spec["token"], roots, spare=(me, server[0])), grace=float(spec["kill_grace"])
-    ):
+    while left := processes.sweep(lambda: processes.of_run(spec["token"], roots, spare=(me, server[0])), grace=grace):
         pids = ", ".join(str(pid) for pid, _ in left)
         _say(f"dispatchctl: processes that cannot be ended keep this run open: {pids}")
         time.sleep(1.0)

@@ -126,7 +126,7 @@ def wait(
                     del left[task.id]
                     yield task
                 elif task.status is Status.BACKLOG or (task.status is Status.READY and not task.waits):
-                    idle(task)
+                    idle(task)  # who listens says whether it is held for a time
         if left and deadline is not None and time.monotonic() > deadline:
             many = len(left) > 1
             raise TimedOut(

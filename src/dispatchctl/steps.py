@@ -67,7 +67,8 @@ class Launch:
         lock = processes.lock(self.run.step_lock)
         if lock is None:
             raise LaunchError(
-                f"task {self.run.task}: something still works for its run {self.run.token}", "dispatchctl doctor"
+                f"task {self.run.task}: something still works for its run {self.run.token}",
+                f"fuser {quote(self.run.step_lock)}",
             )
         try:
             yield lock

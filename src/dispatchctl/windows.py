@@ -92,6 +92,8 @@ class Windows:
             ("remain-on-exit", "on"),
         ):
             tag += [";", "set-option", "-p", "-t", pane, option, value]
+        # The launcher says how it ended; tmux's own line would scroll the last words away. Unknown before tmux 3.3: -q.
+        tag += [";", "set-option", "-p", "-q", "-t", pane, "remain-on-exit-format", ""]
         tag += [";", "rename-window", "-t", pane, name]
         program = [_escaped(word) for word in command]
         window = ["new-window", *made, "-t", f"={run.session}:", "--", *program, *tag]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dispatchctl import intake
+from dispatchctl.agents import find_program
 from dispatchctl.cli.context import Cli
 from dispatchctl.cli.values import Id, Ids, Whole, moment, numbers, prompt_text, seconds, split
 from dispatchctl.errors import UsageError
@@ -94,6 +95,8 @@ def add(
     cli.show_task(task, str(task.id))
     if not backlog:
         cli.say_unattended(f"task {task.id}")
+    if find_program(cli.runtime.profile(task.agent), cli.environment.path) is None:
+        cli.output.story(f"the program of agent {task.agent} is not on PATH: dispatchctl agents")
 
 
 def edit(

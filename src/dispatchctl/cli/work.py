@@ -9,6 +9,7 @@ import typer
 from dispatchctl.cli.context import Cli, undo_when_terminated
 from dispatchctl.cli.values import Id, Message, TaskNumber, Whole, split
 from dispatchctl.errors import ExitCode, Unavailable, UsageError
+from dispatchctl.task import Status
 
 
 def dispatch(
@@ -135,6 +136,8 @@ def retry(
     from dispatchctl import sessions
 
     task = sessions.retry(cli.runtime, id, message=message, fresh=fresh)
+    if message is not None and task.agent == "shell":
+        cli.output.story(f"the message is kept, but task {id} does not get it: its prompt is a program")
     cli.show_task(task, f"task {id} is {task.status}")
 
 
@@ -143,4 +146,6 @@ def unblock(cli: Cli, id: Id, message: Message = None) -> None:
     from dispatchctl import sessions
 
     task = sessions.unblock(cli.runtime, id, message)
+    if message is None and task.status is Status.IN_PROGRESS:
+        cli.output.story(f"nothing was typed into its session; if it waits for an answer: dispatchctl send {id} TEXT")
     cli.show_task(task, f"task {id} is {task.status}")

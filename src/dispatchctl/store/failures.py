@@ -33,7 +33,7 @@ def _of_sqlite(error: sqlite3.Error, path: str) -> DispatchctlError:
             return Busy(f"the database {path} is locked by another program", f"fuser {quoted}")
         case sqlite3.SQLITE_CONSTRAINT:
             return DispatchctlError(
-                f"the database {path} refused a change that breaks its rules: {error}", "dispatchctl doctor"
+                f"the database {path} refused a change that breaks its rules: {error}", "dispatchctl history"
             )
         case sqlite3.SQLITE_FULL:
             return _full(path)
@@ -50,7 +50,9 @@ def _of_sqlite(error: sqlite3.Error, path: str) -> DispatchctlError:
                 f"the database {path} cannot be read: {error}",
                 f"sqlite3 {quoted} .recover | sqlite3 {shlex.quote(path + '.recovered')}",
             )
-    return Unavailable(f"the database {path} cannot be used: {error}", "dispatchctl doctor")
+    return Unavailable(
+        f"the database {path} cannot be used: {error}", f"sqlite3 {shlex.quote(path)} 'PRAGMA quick_check'"
+    )
 
 
 def missing(path: str) -> DispatchctlError:

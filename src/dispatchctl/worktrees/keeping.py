@@ -89,7 +89,7 @@ class Keeping(Repositories):
             tip = self._commit_of_everything(run, tip)
         if tip is not None:
             self._must(run, "git update-ref", run.repo, "update-ref", ref, tip)
-        back = f"git -C {quote(run.repo)} branch rescued-{run.task} {ref}"
+        back = f"git -C {quote(run.repo)} branch rescued-{run.task}-{run.token} {ref}"
         return f"task {run.task}: its work is kept; to get it back: {back}"
 
     def _commit_of_everything(self, run: Run, tip: str | None) -> str:

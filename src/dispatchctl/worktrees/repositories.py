@@ -30,7 +30,9 @@ class Repositories(Git):
     def repository(self, path: str) -> Repository:
         """The repository that `path` is in. Raises `NotARepository`, which trying again cannot cure."""
         if not os.path.isdir(path):
-            raise NotARepository(f"there is no directory {path}", "dispatchctl add … --repo PATH", curable=False)
+            raise NotARepository(
+                f"there is no directory {path}", f"ls -ld {quote(os.path.dirname(path))}", curable=False
+            )
         asked = ("--is-bare-repository", "--git-dir", "--git-common-dir")
         answer = self._git(path, "rev-parse", "--path-format=absolute", *asked)
         if answer.code != 0:
