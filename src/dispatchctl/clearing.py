@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dispatchctl import processes, rundir
 from dispatchctl.errors import Refused
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.task import Phase, Run
+from dispatchctl.task import Phase, Run, Status
 from dispatchctl.windows import NoServer
 
 
@@ -29,6 +29,8 @@ def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Calla
     going = {run.branch for run in places}
     for run in places:
         _check_place(runtime, run, going, force=force)
+    for task, each in runs.items():
+        _keep_from_starting(runtime, task, each)
     for each in runs.values():
         for run in each:
             _clear_pane(runtime, run)
@@ -38,6 +40,14 @@ def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Calla
         for run in each:
             rundir.remove(run.run_dir)
     runtime.store.remove(tasks, at=now())
+
+
+def _keep_from_starting(runtime: Runtime, task: int, seen: Sequence[Run]) -> None:
+    """Have no dispatcher claim the task, whose next run would go on in the worktree that is about to be removed."""
+    if runtime.store.task(task).status is Status.READY:
+        runtime.store.cancel(task, at=now())
+    if [run.token for run in runtime.store.runs(task)] != [run.token for run in seen]:
+        raise Refused(f"task {task} was not removed: it was started meanwhile", f"dispatchctl show {task}")
 
 
 def _refuse_children(runtime: Runtime, task: int, removed: Collection[int]) -> None:

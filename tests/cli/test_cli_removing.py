@@ -6,12 +6,17 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.desk import Desk
 from world import eventually
 
-from dispatchctl.errors import NoSuchTask
+from dispatchctl import clearing
+from dispatchctl.dispatch import dispatch
+from dispatchctl.errors import NoSuchTask, Refused
+from dispatchctl.runtime import Runtime
+from dispatchctl.task import Run
 
 COMMIT = "echo committed > c; git add c; git commit -qm work"
 LOSSES = {
@@ -121,6 +126,40 @@ def test_rm_goes_on_where_the_server_of_the_pane_is_gone(desk: Desk) -> None:
     desk.world.tmux("kill-server")
     desk.ok("rm", str(task))
     assert desk.world.leftovers(run, desk.repo) == []
+
+
+def test_a_ready_task_is_not_started_while_it_is_removed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = desk.ended("Again", "exit 1")
+    desk.ok("retry", str(task))
+    run = desk.newest(task)
+
+    def dispatched_meanwhile(runtime: Runtime, _: Run) -> None:
+        with pytest.raises(Refused, match=f"task {task} is cancelled, not ready"):
+            dispatch(desk.world.runtime(), [task])
+
+    monkeypatch.setattr(clearing, "_clear_pane", dispatched_meanwhile)
+    clearing.remove(desk.runtime, [task], force=False, tell=print)
+    assert not exists(desk, task)
+    assert not os.path.lexists(run.worktree)
+
+
+def test_a_task_that_was_started_while_it_was_looked_at_is_not_removed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = desk.ended("Again", "exit 1")
+    desk.ok("retry", str(task))
+    check = clearing._check_place
+
+    def started_meanwhile(*words: Any, **more: Any) -> list[str]:
+        losses = check(*words, **more)
+        dispatch(desk.world.runtime(), [task])
+        desk.world.ended(desk.runtime, task)
+        return losses
+
+    monkeypatch.setattr(clearing, "_check_place", started_meanwhile)
+    with pytest.raises(Refused, match=f"task {task} was not removed: it was started meanwhile"):
+        clearing.remove(desk.runtime, [task], force=False, tell=print)
+    assert os.path.isdir(desk.newest(task).worktree)
 
 
 def test_rm_of_a_task_that_does_not_exist_removes_none(shared: Desk) -> None:
