@@ -18,7 +18,7 @@ from dispatchctl.errors import NoSuchTask, Refused
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Run
 
-COMMIT = "echo committed > c; git add c; git commit -qm work"
+COMMIT = "echo committed > c; git add c; git commit -qm work-$DISPATCHCTL_TASK"  # two alike in one second would be one
 LOSSES = {
     "modified": ("echo changed >> README", "1 uncommitted file"),
     "untracked": ("mkdir d; echo new > d/u", "1 uncommitted file"),
