@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.desk import Desk, Terminal
+from cli.desk import Desk
+from cli.terminal import Terminal
 from world import World, eventually
 
 from dispatchctl.task import Status

@@ -1,22 +1,16 @@
 """What the tests of the command line share: a user at a terminal in a repository, and what he may look at."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
-import struct
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from world import Said, World, eventually
 
@@ -102,6 +96,17 @@ class Desk:
         """What a file holds once there is something in it."""
         eventually(lambda: path.exists() and path.read_text(), within=within, what=str(path))
         return path.read_text()
+
+    def agents_left(self, run: Run) -> list[str]:
+        """Processes of the run but its launcher, which records the end and then goes."""
+        left = self.world.leftovers(run, self.repo)
+        return [each for each in left if each.startswith("process") and each != f"process {run.launcher_pid}"]
+
+    def is_gone(self, run: Run) -> None:
+        """Check that nothing of the run is left, once its launcher has gone too."""
+        eventually(
+            lambda: self.world.leftovers(run, self.repo) == [], what=f"{self.world.leftovers(run, self.repo)} goes"
+        )
 
     # -- nothing may have changed ----------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -212,80 +217,3 @@ def running(desk: Desk, *words: str) -> "Iterator[subprocess.Popen[str]]":
             yield process
         finally:
             process.kill()
-
-
-class Terminal:
-    """A command on a terminal of its own, as a person would have it."""
-
-    running: ClassVar[list["Terminal"]] = []
-    """Those that were not read to their end."""
-
-    def __init__(
-        self, world: World, *words: str, cwd: Path, columns: int = 80, command: Sequence[str] = COMMAND, **extra: str
-    ) -> None:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        variables = {**world.variables, **extra}
-        variables.pop("COLUMNS", None)
-        self.process = subprocess.Popen(
-            [*command, *words],
-            env=variables,
-            cwd=cwd,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no test has threads
-        )
-        os.close(theirs)
-        self.descriptor = ours
-        self.seen = b""
-        self.running.append(self)
-
-    def read_until(self, text: str, *, within: float = 30.0) -> str:
-        """Read until the text was seen; everything seen so far."""
-        self._read(lambda: text.encode() in self.seen, within, text)
-        return self.text
-
-    def read_to_end(self, *, within: float = 60.0) -> str:
-        """Read until the command has ended; everything it showed."""
-        self._read(lambda: False, within, "its end")
-        self.process.wait(within)
-        self.close()
-        return self.text
-
-    def close(self) -> None:
-        """End the command if it still runs."""
-        self.running.remove(self)
-        os.close(self.descriptor)
-        self.process.kill()
-        self.process.wait()
-
-    def type(self, text: str) -> None:
-        """Press keys."""
-        os.write(self.descriptor, text.encode())
-
-    @property
-    def text(self) -> str:
-        """What was shown, with the line ends of a file."""
-        return self.seen.decode("utf-8", "replace").replace("\r\n", "\n")
-
-    def _read(self, enough: Any, within: float, what: str) -> None:
-        deadline = time.monotonic() + within
-        while not enough():
-            assert time.monotonic() < deadline, (f"not within {within} s: {what}", self.text)
-            if select.select([self.descriptor], [], [], 0.1)[0]:
-                try:
-                    piece = os.read(self.descriptor, 65_536)
-                except OSError:
-                    piece = b""
-                if not piece:
-                    break
-                self.seen += piece
-
-
-def on_terminal(desk: Desk, *words: str, columns: int = 80, **extra: str) -> tuple[int, str]:
-    """The exit code of a command on a terminal, and what it showed there."""
-    terminal = Terminal(desk.world, *words, cwd=desk.repo, columns=columns, **extra)
-    text = terminal.read_to_end()
-    return terminal.process.returncode, text

@@ -26,7 +26,7 @@ def test_cancel_of_a_running_task_ends_every_process_and_keeps_its_work(shared: 
     answer = shared.json("cancel", str(task))["task"]
     assert set(answer) == TASK_KEYS
     assert (answer["status"], answer["run"]["phase"], answer["run"]["outcome"]) == ("cancelled", "closed", "cancelled")
-    assert [line for line in shared.world.leftovers(run, shared.repo) if line.startswith("process")] == []
+    assert shared.agents_left(run) == []
     assert (Path(run.worktree) / "work").read_text() == "work\n"
     assert shared.world.git(shared.repo, "branch", "--list", run.branch)
 

@@ -44,7 +44,7 @@ def test_history_of_everything_since_a_time_and_limited(shared: Desk, crowd: dic
 def test_the_history_of_a_removed_task_stays(shared: Desk) -> None:
     task = shared.add("Short life")
     shared.ok("rm", str(task))
-    assert [event["kind"] for event in shared.json("history", str(task))["events"]] == ["added", "removed"]
+    assert [event["kind"] for event in shared.json("history", str(task))["events"]] == ["added", "cancelled", "removed"]
     shared.refused("history", "99999", code=3, says="there is no task 99999")
 
 

@@ -5,7 +5,8 @@ import signal
 import subprocess
 
 import pytest
-from cli.desk import COMMAND, MOMENT, RUN_KEYS, TASK_KEYS, Desk, Terminal, names, on_terminal
+from cli.desk import COMMAND, MOMENT, RUN_KEYS, TASK_KEYS, Desk, names
+from cli.terminal import Terminal, on_terminal
 from world import eventually
 
 from dispatchctl.runtime import now

@@ -42,7 +42,7 @@ def test_rm_removes_worktree_branch_run_directory_and_dead_pane(shared: Desk) ->
     assert os.path.isdir(run.worktree)
     assert os.path.isdir(run.run_dir)
     assert shared.ok("rm", str(task)) == f"task {task} removed\n"
-    assert shared.world.leftovers(run, shared.repo) == []
+    shared.is_gone(run)
     assert not exists(shared, task)
     assert [event.kind for event in shared.runtime.store.events(task=task)][-1] == "removed"
 
@@ -66,7 +66,7 @@ def test_rm_refuses_to_lose_work_and_with_force_keeps_it(shared: Desk, kind: str
 
     said = shared.run("rm", str(task), "--force", "-q")
     assert (said.code, said.out) == (0, f"task {task} removed\n")
-    assert shared.world.leftovers(run, shared.repo) == []
+    shared.is_gone(run)
     back = re.search(r"git -C .*$", said.err, re.MULTILINE)
     assert back, said.err
     subprocess.run(["sh", "-c", back[0]], env=shared.world.variables, check=True)
@@ -125,7 +125,7 @@ def test_rm_goes_on_where_the_server_of_the_pane_is_gone(desk: Desk) -> None:
     run = desk.newest(task)
     desk.world.tmux("kill-server")
     desk.ok("rm", str(task))
-    assert desk.world.leftovers(run, desk.repo) == []
+    desk.is_gone(run)
 
 
 def test_a_ready_task_is_not_started_while_it_is_removed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,7 @@ def test_a_human_ends_the_agent_and_closes_the_run(shared: Desk, verb: str, stat
     assert answer["status"] == status
     assert (answer["result"] if verb == "done" else answer["error"]) == "by hand"
     assert (answer["run"]["phase"], answer["run"]["outcome"]) == ("closed", "reported")
-    left = [line for line in shared.world.leftovers(run, shared.repo) if line.startswith("process")]
-    assert left == []
+    assert shared.agents_left(run) == []
 
 
 def test_a_human_says_it_for_a_person(shared: Desk) -> None:

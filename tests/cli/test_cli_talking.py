@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cli.desk import TASK_KEYS, Desk, Terminal
+from cli.desk import TASK_KEYS, Desk
+from cli.terminal import Terminal
 from world import eventually
 
 from dispatchctl.task import Status

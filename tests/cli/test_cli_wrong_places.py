@@ -118,6 +118,7 @@ def test_an_agent_that_is_forgotten_between_add_and_dispatch(desk: Desk) -> None
 
 def test_git_that_is_not_installed(shared: Desk) -> None:
     path = path_without(shared.world, "git")
+    shared.add("T")
     for words in (["add", "T"], ["list", "--repo", "."]):
         shared.refused(*words, code=69, says="git is not installed: there is no program 'git' on PATH", PATH=path)
     shared.ok("list", PATH=path_without(shared.world, "git", "tmux"))
