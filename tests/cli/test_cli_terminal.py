@@ -6,7 +6,8 @@ import unicodedata
 from typing import Any
 
 import pytest
-from cli.desk import COMMAND, Desk, has_controls, on_terminal
+from cli.desk import COMMAND, Desk, has_controls
+from cli.terminal import on_terminal
 from rich.cells import cell_len
 
 ASCII = "".join(map(chr, range(33, 127)))  # a space stands after it: a title loses those around it
