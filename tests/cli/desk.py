@@ -111,9 +111,10 @@ class Desk:
     # -- nothing may have changed ----------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Tasks, runs and events, worktrees, branches, run directories, locks and panes, as they are now."""
+        git = self.repo / ".git"
         state: dict[str, Any] = {
-            "branches": self.world.git(self.repo, "for-each-ref"),
-            "worktrees": self.world.git(self.repo, "worktree", "list", "--porcelain"),
+            "refs": {str(path): path.read_bytes() for path in (git / "refs").rglob("*") if path.is_file()},
+            "worktrees": sorted(path.name for path in git.glob("worktrees/*")),
             "panes": self.world.tmux("list-panes", "-a", "-F", "#{pane_id} #{@dispatchctl_token}"),
         }
         if not self.runtime.database.exists():
