@@ -6,7 +6,8 @@ Invariants, which the schema's CHECKs repeat:
 * a run is open from its claim until its phase is `closed`; a closed run has an outcome, an open one has none;
 * how a run ended (`Outcome`) is kept apart from what became of its task (`Status`).
 
-Times are integers, milliseconds since the epoch, UTC. Durations are whole seconds.
+Times are integers, milliseconds since the epoch, UTC; those called `awake` are milliseconds of the clock that stands still
+while the machine sleeps, and mean something in one boot of one machine. Durations are whole seconds.
 """
 
 from collections.abc import Mapping
@@ -193,6 +194,9 @@ class Run:
     error: str | None = None
     activity: Activity | None = None
     heartbeat_at: int | None = None
+    started_awake: int | None = None
+    asked_awake: int | None = None
+    cleared_at: int | None = None
     life: Life | None = None
     life_at: int | None = None
 

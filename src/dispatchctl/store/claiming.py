@@ -19,6 +19,7 @@ class Claiming(Ledger):
         *,
         task: int | None = None,
         labels: Collection[str] = (),
+        besides: Collection[int] = (),
         max_running: int,
         actor: Actor,
         at: int,
@@ -29,7 +30,7 @@ class Claiming(Ledger):
                 "UPDATE tasks INDEXED BY tasks_deferred SET due = 1 WHERE status = 'ready' AND due = 0 AND not_before <= ?",
                 (at,),
             )
-            chosen = self._best(labels) if task is None else self._wanted(task)
+            chosen = self._best(labels, besides) if task is None else self._wanted(task, besides)
             if chosen is None:
                 return None
             self._refuse_crowd(max_running)
@@ -57,6 +58,8 @@ class Claiming(Ledger):
         last = self._database.row("SELECT ifnull(max(number), 0) FROM runs WHERE task = ?", (task.id,))[0]
         earlier = self.run(task.resume) if task.resume else None
         names = claimant.names(task, last + 1, earlier)
+        self._remember_place("tmux", names.socket, names.tmux)
+        self._remember_place("git", task.repo, names.git)
         return {
             "task": task.id,
             "number": last + 1,
@@ -78,8 +81,19 @@ class Claiming(Ledger):
             "owns_branch": 0,
         }
 
-    def _best(self, labels: Collection[str]) -> Task | None:
+    def _remember_place(self, kind: str, path: str, program: str) -> None:
+        """Where a run is to be, and with which program: for whoever looks later with another PATH, or none."""
+        if program:
+            self._database.execute(
+                """INSERT INTO places VALUES (?1, ?2, ?3)
+                   ON CONFLICT DO UPDATE SET program = ?3 WHERE program <> ?3""",
+                (kind, path, program),
+            )
+
+    def _best(self, labels: Collection[str], besides: Collection[int]) -> Task | None:
         where, values = having_labels(labels)
+        where += " AND id <> ?" * len(besides)
+        values += besides
         row = self._database.row(
             f"""SELECT id FROM tasks INDEXED BY tasks_claimable
                 WHERE status = 'ready' AND waits = 0 AND due = 1{where} ORDER BY priority, id LIMIT 1""",
@@ -87,9 +101,11 @@ class Claiming(Ledger):
         )
         return self.task(row[0]) if row else None
 
-    def _wanted(self, task: int) -> Task:
+    def _wanted(self, task: int, besides: Collection[int]) -> Task:
         """The named task if it can be claimed now. Raises `Refused` with the reason if not."""
         wanted = self.task(task)
+        if task in besides:
+            raise Refused(f"task {task} is held: an agent of it may still be alive", "dispatchctl doctor")
         if wanted.status is not Status.READY:
             raise Refused(f"task {task} is {wanted.status}, not ready", _way_out(wanted))
         if wanted.waits:

@@ -25,6 +25,28 @@ class Names:
     step_lock: str
     socket: str
     session: str
+    tmux: str = ""
+    git: str = ""
+    """The programs that are used there, by their absolute paths: whoever comes later may have another PATH, or none."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tmux socket (`kind` tmux) or a repository (git) that runs have used, and the program that was used there."""
+
+    kind: str
+    path: str
+    program: str
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """When a run was last seen to stir: how much it had written by then, its last heartbeat, and the time awake."""
+
+    token: str
+    output_size: int
+    heartbeat_at: int | None
+    stirred_awake: int
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,21 @@ class Store(Protocol):
 
     def open_runs(self) -> list[Run]: ...
 
+    def open_tasks(self) -> list[Task]:
+        """The tasks that have an open run, each with that run."""
+
+    def find_runs(self, tokens: Collection[str]) -> dict[str, Run]:
+        """Those of the runs that there are, by token."""
+
+    def kept_runs(self, *, closed_before: int) -> list[Run]:
+        """Closed runs whose worktree, branch, pane and directory were not cleared away yet, those closed first first."""
+
+    def places(self) -> list[Place]:
+        """Every tmux socket and repository that runs have used."""
+
+    def sightings(self) -> dict[str, Sighting]:
+        """When each open run was last seen to stir, by token."""
+
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]: ...
 
     def version(self) -> int:
@@ -125,11 +162,12 @@ class Store(Protocol):
         *,
         task: int | None = None,
         labels: Collection[str] = (),
+        besides: Collection[int] = (),
         max_running: int,
         actor: Actor,
         at: int,
     ) -> Run | None:
-        """Give the best claimable task, or `task`, a new run in phase launching; None if there is none to claim.
+        """Give the best claimable task but `besides`, or `task`, a new run in phase launching; None if there is none.
 
         Raises `Refused` when `task` cannot be claimed, and `Busy` when `max_running` runs are open.
         """
@@ -165,14 +203,28 @@ class Store(Protocol):
     ) -> Task:
         """started → closed, and the task to where `verdict.judge` says. The second time it changes nothing."""
 
+    def reenter(self, run: Run, task: Task, *, actor: Actor, at: int) -> Task:
+        """Enter a started run that the database has lost, or knows only as it was before: its agent did start.
+
+        The task is added again if it is lost too, and becomes in_progress. Raises `Refused` if it has another open run.
+        """
+
+    def note_cleared(self, token: str, *, actor: Actor, at: int) -> None:
+        """Note that nothing is left of a closed run but its row and events. Said again, changes nothing."""
+
     # -- what is said of an open run -------------------------------------------------------------------------------
-    def report(self, token: str, report: Report, message: str | None, *, actor: Actor, at: int) -> Run: ...
+    def report(
+        self, token: str, report: Report, message: str | None, *, actor: Actor, at: int, awake: int | None = None
+    ) -> Run:
+        """Record what was said of an open run; `awake` is the time in this boot, of which its grace is counted."""
 
     def block(self, token: str, message: str | None, *, actor: Actor, at: int) -> Task:
         """in_progress → blocked; the session goes on."""
 
-    def ask(self, token: str, ask: Ask, *, actor: Actor, at: int) -> Run:
-        """Ask an open run to end; one that is still being launched then never starts its agent.
+    def ask(
+        self, token: str, ask: Ask, *, actor: Actor, at: int, awake: int | None = None, why: str | None = None
+    ) -> Run:
+        """Ask an open run to end, and `why`; one that is still being launched then never starts its agent.
 
         Asking for the same again changes nothing, and nothing replaces a cancellation.
         """
@@ -181,3 +233,9 @@ class Store(Protocol):
 
     def sighted(self, token: str, life: Life, *, at: int) -> None:
         """Remember what was last seen of the run."""
+
+    def sight(self, seen: Collection[Sighting]) -> None:
+        """Remember when runs were last seen to stir."""
+
+    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int) -> None:
+        """Note what a started run's agent is doing, with an event: it has stalled, or goes on."""

@@ -1,9 +1,11 @@
 """What is there: every query that changes nothing."""
 
+import json
 from collections.abc import Collection
 from typing import Any
 
 from dispatchctl.store.ledger import Ledger
+from dispatchctl.store.protocol import Place, Sighting
 from dispatchctl.store.rows import SELECT_EVENT, SELECT_RUN, SELECT_TASK, having_labels, to_event, to_run, to_task
 from dispatchctl.task import Event, Run, Status, Task
 
@@ -99,6 +101,32 @@ class Reading(Ledger):
     def open_runs(self) -> list[Run]:
         """Every run that is not closed, whatever its task's status."""
         return self._runs("INDEXED BY runs_open WHERE phase <> 'closed' ORDER BY task", ())
+
+    def open_tasks(self) -> list[Task]:
+        """Every task with an open run, which is always its newest."""
+        tokens = "SELECT token FROM runs INDEXED BY runs_open WHERE phase <> 'closed'"
+        rows = self._database.rows(f"{SELECT_TASK} WHERE tasks.newest_run IN ({tokens}) ORDER BY tasks.id")
+        return [to_task(row) for row in rows]
+
+    def find_runs(self, tokens: Collection[str]) -> dict[str, Run]:
+        """Those of the runs that there are."""
+        wanted = json.dumps(list(tokens))
+        found = self._runs("WHERE token IN (SELECT value FROM json_each(?))", (wanted,)) if tokens else []
+        return {run.token: run for run in found}
+
+    def kept_runs(self, *, closed_before: int) -> list[Run]:
+        """Closed runs that were not cleared away."""
+        where = "INDEXED BY runs_kept WHERE phase = 'closed' AND cleared_at IS NULL AND closed_at <= ? ORDER BY closed_at"
+        return self._runs(where, (closed_before,))
+
+    def places(self) -> list[Place]:
+        """Where runs have been."""
+        return [Place(*row) for row in self._database.rows("SELECT kind, path, program FROM places ORDER BY kind, path")]
+
+    def sightings(self) -> dict[str, Sighting]:
+        """When each run was last seen to stir."""
+        rows = self._database.rows("SELECT token, output_size, heartbeat_at, stirred_awake FROM sightings")
+        return {row[0]: Sighting(*row) for row in rows}
 
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]:
         """Events in order, those with an id over `after` and not before `since`; the last `limit` of them if given."""

@@ -1,10 +1,11 @@
 """The protocol of a run after its claim: launch, undo, close, and what is said of it meanwhile."""
 
+from collections.abc import Collection
 from typing import Any
 
 from dispatchctl.errors import Refused
 from dispatchctl.store.ledger import Act, Ledger
-from dispatchctl.store.protocol import Window
+from dispatchctl.store.protocol import Sighting, Window
 from dispatchctl.task import Activity, Actor, Ask, Life, Phase, Report, Run, Status, Task
 from dispatchctl.verdict import Changes, Cure, Ending, Policy, Verdict, judge, judge_undone
 
@@ -109,13 +110,16 @@ class RunVerbs(Ledger):
         self._database.execute(
             "UPDATE runs SET activity = NULL, life = 'gone', life_at = ? WHERE token = ?", (act.at, run.token)
         )
+        self._database.execute("DELETE FROM sightings WHERE token = ?", (run.token,))
         return self.task(task.id)
 
-    def report(self, token: str, report: Report, message: str | None, *, actor: Actor, at: int) -> Run:
+    def report(
+        self, token: str, report: Report, message: str | None, *, actor: Actor, at: int, awake: int | None = None
+    ) -> Run:
         """Record what was said of an open run; its status moves when it closes."""
         with self._database:
             run, task = self._of(token, Phase.LAUNCHING, Phase.STARTED)
-            columns = {"report": report, "report_message": message, "report_by": actor}
+            columns = {"report": report, "report_message": message, "report_by": actor, "asked_awake": awake}
             self._change(task, Act("reported", actor, at), run=run, run_columns=columns)
             return self.run(token)
 
@@ -128,12 +132,15 @@ class RunVerbs(Ledger):
             self._database.execute("UPDATE runs SET activity = 'waiting' WHERE token = ?", (token,))
             return self.task(task.id)
 
-    def ask(self, token: str, ask: Ask, *, actor: Actor, at: int) -> Run:
+    def ask(
+        self, token: str, ask: Ask, *, actor: Actor, at: int, awake: int | None = None, why: str | None = None
+    ) -> Run:
         """Ask an open run to end. Asking again changes nothing, and nothing replaces a cancellation."""
         with self._database:
             run, task = self._of(token, Phase.LAUNCHING, Phase.STARTED)
             if run.ask not in (ask, Ask.CANCEL):
-                self._change(task, Act("asked", actor, at), run=run, run_columns={"ask": ask})
+                columns = {"ask": ask, "asked_awake": awake, "error": why}
+                self._change(task, Act("asked", actor, at), run=run, run_columns=columns)
             return self.run(token)
 
     def heartbeat(self, token: str, activity: Activity, *, at: int) -> None:
@@ -144,6 +151,30 @@ class RunVerbs(Ledger):
                 "UPDATE runs SET heartbeat_at = ?, activity = ? WHERE token = ? AND phase = 'started'",
                 (at, activity, token),
             )
+
+    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int) -> None:
+        """What the agent is doing, as a look at it showed; the event says so, and the column is only the last sighting."""
+        with self._database:
+            run, task = self._of(token, Phase.STARTED)
+            self._change(task, Act(activity, actor, at), run=run)
+            self._database.execute("UPDATE runs SET activity = ? WHERE token = ?", (activity, token))
+
+    def sight(self, seen: Collection[Sighting]) -> None:
+        """One transaction for all of them. No event."""
+        with self._database:
+            for each in seen:
+                self._database.execute(
+                    """INSERT INTO sightings SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE token = ?1)
+                       ON CONFLICT (token) DO UPDATE SET output_size = ?2, heartbeat_at = ?3, stirred_awake = ?4""",
+                    (each.token, each.output_size, each.heartbeat_at, each.stirred_awake),
+                )
+
+    def note_cleared(self, token: str, *, actor: Actor, at: int) -> None:
+        """Nothing but the row is left of a closed run."""
+        with self._database:
+            run, task = self._of(token, Phase.CLOSED)
+            if run.cleared_at is None:
+                self._change(task, Act("cleared", actor, at), run=run, run_columns={"cleared_at": at})
 
     def sighted(self, token: str, life: Life, *, at: int) -> None:
         """Remember what was last seen of an open run. No event."""

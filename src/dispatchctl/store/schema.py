@@ -135,7 +135,27 @@ VERSION_1: tuple[str, ...] = (
     "INSERT INTO installation VALUES ('id', lower(hex(randomblob(8))))",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (VERSION_1,)
+VERSION_2: tuple[str, ...] = (
+    "ALTER TABLE runs ADD COLUMN started_awake INTEGER",
+    "ALTER TABLE runs ADD COLUMN asked_awake INTEGER",
+    "ALTER TABLE runs ADD COLUMN cleared_at INTEGER CHECK (cleared_at IS NULL OR phase = 'closed')",
+    "CREATE INDEX runs_kept ON runs (closed_at) WHERE phase = 'closed' AND cleared_at IS NULL",
+    """CREATE TABLE sightings (    -- when the run's agent was last heard of; no event carries it
+        token TEXT PRIMARY KEY REFERENCES runs (token) ON DELETE CASCADE,
+        output_size INTEGER NOT NULL,
+        heartbeat_at INTEGER,
+        stirred_awake INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE places (       -- where runs have been: tmux sockets and repositories, and the program that was used
+        kind TEXT NOT NULL CHECK (kind IN ('tmux', 'git')),
+        path TEXT NOT NULL CHECK (path GLOB '/*'),
+        program TEXT NOT NULL,
+        PRIMARY KEY (kind, path)
+    ) STRICT, WITHOUT ROWID""",
+)
+"""What reconcile needs: times awake, in milliseconds of the clock that stands still while the machine sleeps."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (VERSION_1, VERSION_2)
 """What takes a file from version n to n + 1, at index n. Only ever appended to."""
 
 
