@@ -186,7 +186,7 @@ def test_cron_with_no_environment_leaves_the_living_alone_and_gives_back_the_dea
     launchers = [world.started(runtime, task).launcher_pid for task in (1, 2, 3, 4)]
     server = runtime.windows().look().pid
     assert server
-    for pid in [server, *launchers]:
+    for pid in [*launchers, server]:
         assert pid
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: gone(server) and all(gone(pid) for pid in launchers))

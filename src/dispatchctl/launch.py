@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from shlex import quote
 
-from dispatchctl import names, processes
+from dispatchctl import intent, names, processes
 from dispatchctl.errors import (
     DispatchctlError,
     LaunchError,
@@ -23,6 +23,8 @@ from dispatchctl.errors import (
     Unavailable,
     UsageError,
 )
+from dispatchctl.faults import effect
+from dispatchctl.intent import Intent
 from dispatchctl.processes import Lock
 from dispatchctl.runtime import Runtime, jitter, new_token, now
 from dispatchctl.saga import UndoFailed, perform, unwind
@@ -31,18 +33,36 @@ from dispatchctl.store.protocol import Claimant, Names
 from dispatchctl.task import Actor, Run, Task
 from dispatchctl.verdict import Cure, Policy
 
+MAKING_LOCKS = effect("make the locks")
+CLAIMING = effect("claim")
+NOTING_INTENT = effect("note the intent")
+BEGINNING_UNDO = effect("begin the undo")
+CLOSING_UNDONE = effect("close what was undone")
+DROPPING_LOCKS = effect("drop the locks")
+
 
 def claim(
-    runtime: Runtime, task: int | None, *, labels: Collection[str], max_running: int, actor: Actor
+    runtime: Runtime,
+    task: int | None,
+    *,
+    labels: Collection[str] = (),
+    besides: Collection[int] = (),
+    max_running: int,
+    actor: Actor,
 ) -> "Held | None":
-    """Claim a task with its owner lock taken before the commit; None if there is none to claim."""
-    token = new_token()
-    owner = _make_locks(runtime, token)
+    """Claim a task but `besides`, with its owner lock taken before the commit; None if there is none to claim."""
+    token, owner = _make_locks(runtime)
     try:
         claimant = Claimant(token, runtime.host, runtime.boot_id, lambda *named: name_run(runtime, token, *named))
-        run = runtime.store.claim(claimant, task=task, labels=labels, max_running=max_running, actor=actor, at=now())
+        with CLAIMING:
+            run = runtime.store.claim(
+                claimant, task=task, labels=labels, besides=besides, max_running=max_running, actor=actor, at=now()
+            )
         if run is not None:
-            return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
+            held = Held(Launch(runtime, runtime.store.task(run.task), run), owner)
+            with NOTING_INTENT:
+                intent.write(owner.path, Intent(runtime.store.id, held.task, run))
+            return held
     except BaseException:
         if _is_known(runtime, token):
             owner.release()  # claimed, but nobody will start it: reconcile finds the lock free
@@ -53,20 +73,27 @@ def claim(
     return None
 
 
-def _make_locks(runtime: Runtime, token: str) -> Lock:
-    """Make both lock files of a run and take the owner lock."""
-    path = _lock_path(runtime, token, "owner")
-    try:
-        owner = processes.lock(path)
-        step = processes.lock(_lock_path(runtime, token, "step"))
-    except OSError as error:
-        raise Unavailable(
-            f"nothing can be written in {runtime.state}: {error}", f"ls -ld {quote(str(runtime.state))}"
-        ) from error
-    assert owner is not None, "nobody else can know a new token"
-    assert step is not None, "nobody else can know a new token"
-    step.release()
-    return owner
+def _make_locks(runtime: Runtime) -> tuple[str, Lock]:
+    """A new token with both its lock files and the owner lock taken.
+
+    A reconcile may take the file for what a dead dispatcher left, between its making and its locking; then another token is
+    tried.
+    """
+    while True:
+        token = new_token()
+        try:
+            with MAKING_LOCKS:
+                owner = processes.lock(_lock_path(runtime, token, "owner"))
+                if owner is None or not owner.is_in_place():
+                    continue
+                step = processes.lock(_lock_path(runtime, token, "step"))
+        except OSError as error:
+            raise Unavailable(
+                f"nothing can be written in {runtime.state}: {error}", f"ls -ld {quote(str(runtime.state))}"
+            ) from error
+        assert step is not None, "whoever wants it needs the owner lock first"
+        step.release()
+        return token, owner
 
 
 def _is_known(runtime: Runtime, token: str) -> bool:
@@ -101,6 +128,8 @@ def name_run(runtime: Runtime, token: str, task: Task, number: int, earlier: Run
         step_lock=_lock_path(runtime, token, "step"),
         socket=runtime.socket,
         session=f"dispatch-{place}",
+        tmux=runtime.tmux,
+        git=runtime.git.program,
     )
 
 
@@ -110,11 +139,12 @@ def _lock_path(runtime: Runtime, token: str, kind: str) -> str:
 
 def drop_locks(owner: Lock, step: str) -> None:
     """Remove both lock files of a run that no longer needs them, then let go."""
-    for path in (owner.path, step):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+    with DROPPING_LOCKS:
+        for path in (step, owner.path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
     owner.release()
 
 
@@ -142,7 +172,8 @@ def start(held: Held, *, actor: Actor) -> Task:
     except BaseException as error:
         try:
             with undisturbed():
-                lives = not runtime.store.begin_undo(launch.run.token, sentence(error), actor=actor, at=now())
+                with BEGINNING_UNDO:
+                    lives = not runtime.store.begin_undo(launch.run.token, sentence(error), actor=actor, at=now())
                 if not lives:
                     undo(launch, sentence(error), cure=Cure.of(error), actor=actor)
                 drop_locks(held.owner, launch.run.step_lock)
@@ -183,9 +214,10 @@ def undo(launch: Launch, error: str, *, cure: Cure, actor: Actor) -> Task:
         runtime.store.undo_failed(launch.run.token, stands, actor=actor, at=now())
         raise LaunchError(f"task {launch.task.id}: {stands}", "dispatchctl reconcile", curable=False) from failure
     policy = Policy(retry_wait_s=runtime.settings.dispatch.retry_wait)
-    return runtime.store.close_undone(
-        launch.run.token, error, cure=cure, policy=policy, actor=actor, at=now(), jitter=jitter()
-    )
+    with CLOSING_UNDONE:
+        return runtime.store.close_undone(
+            launch.run.token, error, cure=cure, policy=policy, actor=actor, at=now(), jitter=jitter()
+        )
 
 
 def sentence(error: BaseException) -> str:

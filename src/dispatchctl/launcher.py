@@ -17,6 +17,7 @@ import sys
 import time
 
 from dispatchctl import processes
+from dispatchctl.faults import effect
 from dispatchctl.relay import Log, Relay, copy_modes, copy_size
 from dispatchctl.store import fence
 from dispatchctl.store.connection import Database
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 
 BECOME_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 EXIT_FILE_SIZE = 4_096
+STARTED_SIZE = 128
+
+FENCE = effect("launcher passes the fence")
+MARKING = effect("launcher marks the start")
+GATE = effect("launcher opens the gate")
+FORGETTING = effect("launcher forgets the environment")
+RECORDING = effect("launcher writes the exit file")
+SWEEPING = effect("launcher sweeps")
+CLOSING = effect("launcher closes the run")
 SECOND_GRACE = 2.0
 """Seconds between TERM and KILL for what an agent left behind that was itself asked to end, and had its own grace."""
 RECORD_FOR = 3_600.0
@@ -117,10 +127,14 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     agent = (pid, processes.start_time(pid) or 0)
     me = (os.getpid(), processes.start_time(os.getpid()) or 0)
     try:
-        if not _pass_fence(spec, me, agent):
+        with FENCE:
+            passed = _pass_fence(spec, me, agent)
+        if not passed:
             os.close(opener)
             os.waitpid(pid, 0)
             return None, agent
+        with MARKING:
+            _mark_start(spec, me, agent)
     except BaseException:
         os.close(opener)
         os.waitpid(pid, 0)
@@ -128,9 +142,11 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     relay = Relay(
         pid, terminal, control, log, kill_grace=float(spec["kill_grace"]), time_limit=float(spec["timeout_s"])
     )
-    _open_gate(opener)
+    with GATE:
+        _open_gate(opener)
     relay.failure = _errno(failure)
-    _forget(spec.path("environment"))
+    with FORGETTING:
+        _forget(spec.path("environment"))
     return relay, agent
 
 
@@ -152,9 +168,22 @@ def _forget(path: str) -> None:
 def _pass_fence(spec: Spec, me: "processes.Process", agent: "processes.Process") -> bool:
     database = Database(spec["database"], busy_timeout=float(spec["busy_timeout"]))
     try:
-        return fence.start(database, spec["token"], at=_now(), launcher=me, agent=agent)
+        return fence.start(database, spec["token"], at=_now(), launcher=me, agent=agent, awake=processes.awake())
     finally:
         database.close()
+
+
+def _mark_start(spec: Spec, me: "processes.Process", agent: "processes.Process") -> None:
+    """Leave beside the database that the agent may have begun: a copy of it that is restored would not know."""
+    text = " ".join(map(str, (_now(), processes.awake(), *me, *agent)))
+    prepared = spec.path("started.new")
+    try:
+        descriptor = os.open(prepared, os.O_WRONLY)
+        os.pwrite(descriptor, text.encode().ljust(STARTED_SIZE), 0)
+        os.close(descriptor)
+        os.rename(prepared, spec.path("started"))
+    except OSError as error:
+        _say(f"dispatchctl: {spec.path('started')} could not be written: {error}")
 
 
 def _wait_and_execute(
@@ -244,13 +273,16 @@ def _end(spec: Spec, relay: Relay, agent: "processes.Process", server: "processe
         "server_lives": None,
         "error": error,
     }
-    write_exit_file(spec.run_dir, ending)
-    _sweep(spec, agent, server, float(spec["kill_grace"]) if relay.cause == "by_itself" else SECOND_GRACE)
+    with RECORDING:
+        write_exit_file(spec.run_dir, ending)
+    with SWEEPING:
+        _sweep(spec, agent, server, float(spec["kill_grace"]) if relay.cause == "by_itself" else SECOND_GRACE)
     if relay.cause == "hangup":
         ending["server_lives"] = _outlives(server, 2.0)
         write_exit_file(spec.run_dir, ending)
     relay.close()
-    _close(spec)
+    with CLOSING:
+        _close(spec)
     return code if code >= 0 else 128 - code
 
 

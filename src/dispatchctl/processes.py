@@ -24,6 +24,11 @@ LARGEST_PIPE = 1 << 20
 """Bytes that a pipe may hold: /proc/sys/fs/pipe-max-size unless root raised it."""
 
 
+def awake() -> int:
+    """Milliseconds that the machine has been awake since it was booted; no setting of the clock changes them."""
+    return time.monotonic_ns() // 1_000_000
+
+
 def boot_id() -> str:
     """The random id of this boot of the machine; the empty string where there is none."""
     return _first_line("/proc/sys/kernel/random/boot_id")
@@ -201,6 +206,13 @@ class Lock:
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+
+    def is_in_place(self) -> bool:
+        """Whether the locked file is still the one at its path: whoever finds it free may remove it."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Unlock explicitly, so that a daemon that inherited the descriptor does not hold it."""

@@ -6,6 +6,8 @@ environment   the agent's environment; the launcher removes it when the agent ha
 control       a named pipe by which a running launcher is told to end its agent
 output.log    what the agent wrote (before it, `output.log.1`)
 setup.log     what git's and the user's hooks wrote
+run.json      the run and its task as the database had them, for a database that is older than the run
+started       made beforehand as `started.new`: the launcher renames it when the agent may begin, with both pids in it
 exit.json     how the agent ended; made beforehand as `exit.json.new`, so that a full disk cannot prevent it
 failed        why the launcher could not start the agent
 """
@@ -16,7 +18,9 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dispatchctl.launcher import EXIT_FILE_SIZE
+from dispatchctl import intent
+from dispatchctl.intent import Intent
+from dispatchctl.launcher import EXIT_FILE_SIZE, STARTED_SIZE
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Contents:
     prompt: str
     environment: Mapping[str, str]
     setup_log: bytes
+    intent: Intent
 
 
 def write(path: str, contents: Contents) -> None:
@@ -37,6 +42,8 @@ def write(path: str, contents: Contents) -> None:
     _write(path, "environment", _pairs(contents.environment.items()))
     words = [*contents.spec.items(), *(("argv", word) for word in contents.argv)]
     _write(path, "spec", _pairs(words), durable=True)
+    intent.write(os.path.join(path, "run.json"), contents.intent)
+    _write(path, "started.new", b" " * STARTED_SIZE)
     if contents.setup_log:
         _write(path, "setup.log", contents.setup_log)
     os.mkfifo(os.path.join(path, "control"), 0o600)
@@ -52,6 +59,31 @@ def remove(path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         if os.path.lexists(path):
             raise
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the launcher noted when its agent began; None is not known."""
+
+    at: int
+    awake: int | None = None
+    launcher: tuple[int, int] | None = None
+    agent: tuple[int, int] | None = None
+
+
+def started(path: str) -> Started | None:
+    """When and as what the agent of the run began; None if it never did, as far as its directory says."""
+    try:
+        with open(os.path.join(path, "started"), encoding="ascii") as file:
+            words = [int(word) for word in file.read().split()]
+            made = int(os.fstat(file.fileno()).st_mtime * 1000)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return Started(0)
+    if len(words) != 6:
+        return Started(made)  # the disk was full
+    return Started(words[0], words[1], (words[2], words[3]), (words[4], words[5]))
 
 
 def failure(path: str) -> tuple[str, str] | None:

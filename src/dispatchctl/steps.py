@@ -22,6 +22,8 @@ from dispatchctl.errors import (
     Unavailable,
     UsageError,
 )
+from dispatchctl.faults import effect
+from dispatchctl.intent import Intent
 from dispatchctl.processes import Lock
 from dispatchctl.runtime import Runtime, now, session_id
 from dispatchctl.saga import Step
@@ -30,6 +32,15 @@ from dispatchctl.worktrees import HOOK_OUTPUT, Worktrees
 
 LAUNCH = "import sys; sys.path.append(sys.argv[1]); from dispatchctl import launcher; launcher.main(sys.argv[2])"
 PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+NOTING_START = effect("note what the run makes")
+REGISTERING = effect("register the worktree")
+CHECKING_OUT = effect("check out")
+HOOK = effect("run a hook")
+OPENING = effect("open the window")
+NOTING_WINDOW = effect("note the window")
+KILLING_PANE = effect("kill the pane")
+SWEEPING = effect("sweep the processes")
 
 
 @dataclass(frozen=True)
@@ -151,25 +162,31 @@ def make_tree(launch: Launch) -> None:
         try:
             git.is_free(run, owns_branch=start.makes_branch)
             _note_start(launch, start)
-            git.register(launch.run, lock_reason(launch), held)
+            with REGISTERING:
+                git.register(launch.run, lock_reason(launch), held)
         finally:
             lock.release()
-        launch.setup_log += git.check_out(launch.run, held)
+        with CHECKING_OUT:
+            launch.setup_log += git.check_out(launch.run, held)
 
 
 def _note_start(launch: Launch, start: Start) -> None:
-    launch.run = launch.runtime.store.note_base(
-        launch.run.token,
-        base_commit=start.commit,
-        owns_tree=start.makes_tree,
-        owns_branch=start.makes_branch,
-        at=now(),
-    )
+    with NOTING_START:
+        launch.run = launch.runtime.store.note_base(
+            launch.run.token,
+            base_commit=start.commit,
+            owns_tree=start.makes_tree,
+            owns_branch=start.makes_branch,
+            at=now(),
+        )
 
 
 def lock_reason(launch: Launch) -> str:
-    """Why the run's worktree is locked against `git worktree prune` and `remove`; it says whose it is."""
-    return f"dispatchctl {launch.runtime.database} {launch.run.task}"
+    """Why the run's worktree is locked against `git worktree prune` and `remove`; it says whose it is.
+
+    The token tells an undo that this very run made it, even if the database was restored to a moment before that was noted.
+    """
+    return f"dispatchctl {launch.runtime.database} {launch.run.task} {launch.run.token}"
 
 
 def set_up(launch: Launch) -> None:
@@ -190,7 +207,7 @@ def set_up(launch: Launch) -> None:
     launch.git.copy_included(run)
     deadline = time.monotonic() + settings.hooks.timeout
     for command in settings.hooks.post_create:
-        with launch.held() as held:
+        with launch.held() as held, HOOK:
             launch.setup_log += _run_hook(launch, command, max(0.1, deadline - time.monotonic()), held)
 
 
@@ -283,7 +300,8 @@ def write_run_directory(launch: Launch) -> None:
         "uncommitted": str(settings.task.uncommitted),
         "retry_wait_s": str(settings.dispatch.retry_wait),
     }
-    rundir.write(run.run_dir, rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log))
+    intent = Intent(launch.runtime.store.id, launch.task, run)
+    rundir.write(run.run_dir, rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log, intent))
 
 
 def prompt_of(task: Task, profile: agents.Profile) -> str:
@@ -328,10 +346,12 @@ def open_window(launch: Launch) -> None:
     run, runtime = launch.run, launch.runtime
     marks = [f"DISPATCHCTL_TOKEN={run.token}", f"DISPATCHCTL_TASK={run.task}", f"DISPATCHCTL_DB={runtime.database}"]
     command = ["/usr/bin/env", *marks, sys.executable, "-I", "-S", "-c", LAUNCH, PACKAGE_ROOT, run.run_dir]
-    window = runtime.windows(run.socket).open(
-        run, names.leaf(run.task, launch.task.title, 1), runtime.store.id, command
-    )
-    runtime.store.note_window(run.token, window, at=now())
+    with OPENING:
+        window = runtime.windows(run.socket).open(
+            run, names.leaf(run.task, launch.task.title, 1), runtime.store.id, command
+        )
+    with NOTING_WINDOW:
+        runtime.store.note_window(run.token, window, at=now())
 
 
 def close_window(launch: Launch) -> None:
@@ -341,11 +361,13 @@ def close_window(launch: Launch) -> None:
     """
     run = launch.run
     if os.path.lexists(run.run_dir):
-        launch.runtime.windows(run.socket).kill(run.token)
+        with KILLING_PANE:
+            launch.runtime.windows(run.socket).kill(run.token)
     roots = [(pid, start) for pid, start in ((run.launcher_pid, run.launcher_start),) if pid and start]
-    left = processes.sweep(
-        lambda: processes.of_run(run.token, roots), grace=launch.runtime.settings.dispatch.kill_grace
-    )
+    with SWEEPING:
+        left = processes.sweep(
+            lambda: processes.of_run(run.token, roots), grace=launch.runtime.settings.dispatch.kill_grace
+        )
     if left:
         raise Unavailable(f"processes {', '.join(str(pid) for pid, _ in left)} cannot be ended", "ps -o pid,stat,args")
 

@@ -116,12 +116,16 @@ class Reading(Ledger):
 
     def kept_runs(self, *, closed_before: int) -> list[Run]:
         """Closed runs that were not cleared away."""
-        where = "INDEXED BY runs_kept WHERE phase = 'closed' AND cleared_at IS NULL AND closed_at <= ? ORDER BY closed_at"
+        where = (
+            "INDEXED BY runs_kept WHERE phase = 'closed' AND cleared_at IS NULL AND closed_at <= ? ORDER BY closed_at"
+        )
         return self._runs(where, (closed_before,))
 
     def places(self) -> list[Place]:
         """Where runs have been."""
-        return [Place(*row) for row in self._database.rows("SELECT kind, path, program FROM places ORDER BY kind, path")]
+        return [
+            Place(*row) for row in self._database.rows("SELECT kind, path, program FROM places ORDER BY kind, path")
+        ]
 
     def sightings(self) -> dict[str, Sighting]:
         """When each run was last seen to stir."""
