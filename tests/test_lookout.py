@@ -97,7 +97,7 @@ def test_life_is_evidence(runtime: Runtime, run: Run, monkeypatch: pytest.Monkey
     def silent(self: Windows) -> None:
         raise Unanswered("tmux does not answer")
 
-    monkeypatch.setattr(Windows, "panes", silent)
+    monkeypatch.setattr(Windows, "_listing", silent)
     assert life_of(runtime, replace(stranger, token="00000000")) is Life.UNKNOWN
 
 

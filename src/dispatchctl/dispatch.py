@@ -50,10 +50,11 @@ def dispatch(
     """
     check_tools(runtime)
     room = max_running or runtime.settings.dispatch.max_running
-    done = Dispatched(repaired=reconcile(runtime, actor=actor).done)
+    mended = reconcile(runtime, actor=actor)
+    done = Dispatched(repaired=mended.done)
     for wanted in tasks or _endless(most):
         try:
-            held = claim(runtime, wanted, labels=labels, max_running=room, actor=actor)
+            held = claim(runtime, wanted, labels=labels, besides=mended.held, max_running=room, actor=actor)
         except QueueFull as full:
             if wanted is not None:
                 raise

@@ -59,10 +59,7 @@ def claim(
                 claimant, task=task, labels=labels, besides=besides, max_running=max_running, actor=actor, at=now()
             )
         if run is not None:
-            held = Held(Launch(runtime, runtime.store.task(run.task), run), owner)
-            with NOTING_INTENT:
-                intent.write(owner.path, Intent(runtime.store.id, held.task, run))
-            return held
+            return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
     except BaseException:
         if _is_known(runtime, token):
             owner.release()  # claimed, but nobody will start it: reconcile finds the lock free
@@ -168,6 +165,8 @@ def start(held: Held, *, actor: Actor) -> Task:
     """
     launch, runtime = held.launch, held.launch.runtime
     try:
+        with NOTING_INTENT:
+            intent.write(held.owner.path, Intent(runtime.store.id, held.task, launch.run))
         perform(STEPS, launch)
     except BaseException as error:
         try:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import IO
 
-from dispatchctl import processes
 from dispatchctl.durations import format_time
-from dispatchctl.errors import Refused, TimedOut, Unanswered, Unavailable
+from dispatchctl.errors import Refused, TimedOut
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import FINISHED, Life, Outcome, Phase, Run, Status, Task
 
@@ -68,30 +67,12 @@ def look(runtime: Runtime, task: Task) -> Task:
 
 
 def life_of(runtime: Runtime, run: Run) -> Life:
-    """Evidence, never age: the boot, the launcher and the agent by pid and start time, the pane that carries the token.
+    """Whether anything of the run lives, as `snapshot.life` says of what is there now."""
+    from dispatchctl.observation import look_at
+    from dispatchctl.snapshot import life  # what a listing does not need
 
-    Gone only if nothing of the run can be seen anywhere; whatever cannot be asked makes it unknown.
-    """
-    if run.host != runtime.host:
-        return Life.UNKNOWN
-    if run.boot_id != runtime.boot_id:
-        return Life.GONE
-    known = [
-        processes.is_alive((pid, started))
-        for pid, started in ((run.launcher_pid, run.launcher_start), (run.agent_pid, run.agent_start))
-        if pid is not None and started is not None
-    ]
-    if True in known:
-        return Life.ALIVE
-    if None in known:
-        return Life.UNKNOWN
-    if processes.of_run(run.token):
-        return Life.ALIVE
-    try:
-        pane = runtime.windows(run.socket).pane_of(run.token)
-    except (Unanswered, Unavailable):
-        return Life.UNKNOWN
-    return Life.UNKNOWN if pane is not None and not pane.dead else Life.GONE
+    world = look_at(runtime, run)
+    return life(world, world.runs[0])
 
 
 def wait(

@@ -103,17 +103,31 @@ def of_run(token: str, roots: "Iterable[Process]" = (), spare: "Collection[int]"
     return {(pid, living[pid][1]) for pid in found - set(spare)}
 
 
-def by_token() -> dict[str, int]:
-    """How many live processes carry each run's token, from one look at the process table."""
-    mark = b"DISPATCHCTL_TOKEN="
-    counted: dict[str, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            for variable in _environment(int(entry)):
-                if variable.startswith(mark):
-                    token = variable.removeprefix(mark).decode("ascii", "replace")
-                    counted[token] = counted.get(token, 0) + 1
-    return counted
+class Carriers:
+    """How many live processes carry a run's token, and the databases that they were told of."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.databases: set[str] = set()
+
+
+def by_token() -> "dict[str, Carriers]":
+    """The live processes that carry each run's token, from one look at the process table."""
+    found: dict[str, Carriers] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not entry.isdigit():
+            continue
+        token, database = b"", b""
+        for variable in _environment(int(entry)):
+            if variable.startswith(b"DISPATCHCTL_TOKEN="):
+                token = variable[18:]
+            elif variable.startswith(b"DISPATCHCTL_DB="):
+                database = variable[15:]
+        if token:
+            carriers = found.setdefault(token.decode("ascii", "replace"), Carriers())
+            carriers.count += 1
+            carriers.databases.add(os.fsdecode(database))
+    return found
 
 
 def working_in(directory: str) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from dispatchctl.task import Life, Run, Status
+from dispatchctl.task import Life, Phase, Run, Status
 from dispatchctl.verdict import Ending
 
 
@@ -39,6 +39,7 @@ class Pane:
     session: str
     dead: bool
     pid: int
+    task: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Server:
 
 @dataclass(frozen=True)
 class SeenRun:
-    """An open run with the evidence about it."""
+    """An open run with the evidence about it. Lengths of time are in seconds, and a sleeping machine does not count.
+
+    `began` says that its launcher marked the agent's start, `quiet_s` how long it has neither written nor sent a heartbeat.
+    """
 
     run: Run
     status: Status
@@ -66,6 +70,42 @@ class SeenRun:
     ending: Ending | None = None
     launcher: bool | None = None
     processes: int = 0
+    began: bool = False
+    timeout_s: int = 0
+    age_s: float | None = None
+    asked_s: float | None = None
+    quiet_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Stray:
+    """What carries a token of this database, of which the database has no open run: a pane, processes, lock files.
+
+    `run` is the closed run, None if the database knows none. `enterable` says that the run could be entered again: what it was
+    is written down, it is its task's newest, and the task has no open run.
+    """
+
+    token: str
+    task: int | None
+    run: Run | None = None
+    socket: str | None = None
+    pane: Pane | None = None
+    alive: bool = False
+    began: bool = False
+    ended: bool = False
+    enterable: bool = False
+    owner: Holder = Holder.MISSING
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the settings say, in seconds: `stall_after` 0 is never, `stall_ends` whether a stalled run is ended."""
+
+    kill_grace: int = 10
+    report_grace: int = 30
+    stall_after: int = 0
+    stall_ends: bool = False
+    keep_windows: int = 3_600
 
 
 @dataclass(frozen=True)
@@ -77,6 +117,8 @@ class Snapshot:
     boot_id: str
     servers: Mapping[str, Server] = field(default_factory=dict)
     runs: tuple[SeenRun, ...] = ()
+    strays: tuple[Stray, ...] = ()
+    limits: Limits = Limits()
 
     def server_of(self, run: Run) -> Server:
         """The server on the run's socket; one that was not asked is unknown."""
@@ -84,13 +126,13 @@ class Snapshot:
 
 
 def life(world: Snapshot, seen: SeenRun) -> Life:
-    """Whether anything of the run lives. Evidence, never age."""
+    """Whether anything of the run lives. Evidence, never age. A run that is being started lives while its dispatcher does."""
     run = seen.run
     if run.host != world.host:
         return Life.UNKNOWN
     if run.boot_id != world.boot_id:
         return Life.GONE
-    if seen.launcher or seen.processes:
+    if seen.launcher or seen.processes or (run.phase is not Phase.STARTED and seen.owner is Holder.HELD):
         return Life.ALIVE
     server = world.server_of(run)
     if server.answer is Answer.UNKNOWN or (seen.launcher is None and run.launcher_pid is not None):

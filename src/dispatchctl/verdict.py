@@ -108,7 +108,9 @@ def judge(
             return again.by_retry(Outcome.REPORTED, why, result)
         return Verdict(Outcome.REPORTED, Status.FAILED, why, result)
     if Ask.TIMEOUT in (run.ask, ending.asked):
-        return again.by_retry(Outcome.TIMED_OUT, f"ran longer than its time limit of {task.timeout_s} s", result)
+        return again.by_retry(
+            Outcome.TIMED_OUT, run.error or f"ran longer than its time limit of {task.timeout_s} s", result
+        )
     outcome, why = _how(ending)
     if task.status is Status.BLOCKED:
         return Verdict(outcome, Status.BLOCKED, task.error, result)

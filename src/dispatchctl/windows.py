@@ -26,7 +26,7 @@ NO_SERVER = re.compile(r"no server running on|error connecting to .*\((No such f
 WINDOW_FORMAT = "#{session_name}|#{window_id}|#{pane_id}|#{pid}|#{start_time}"
 PANE_FORMAT = (
     "#{pid}|#{start_time}|#{@dispatchctl_token}|#{@dispatchctl_database}|#{pane_id}|#{window_id}|#{pane_dead}|#{pane_pid}"
-    "|#{session_name}"
+    "|#{@dispatchctl_task}|#{session_name}"
 )
 
 
@@ -136,10 +136,11 @@ class Windows:
         found: dict[str, Pane] = {}
         server = ("", "")
         for line in self._ask("list-panes", "-a", "-F", PANE_FORMAT).splitlines():
-            pid, start, token, database, pane_id, window_id, dead, pane_pid, session = line.split("|", 8)
+            pid, start, token, database, pane_id, window_id, dead, pane_pid, task, session = line.split("|", 9)
             server = (pid, start)
             if token:
-                found[pane_id] = Pane(token, database, pane_id, window_id, session, dead == "1", int(pane_pid))
+                number = int(task) if task.isdecimal() else None
+                found[pane_id] = Pane(token, database, pane_id, window_id, session, dead == "1", int(pane_pid), number)
         return Server(Answer.RUNNING, int(server[0]), int(server[1]), tuple(found.values()))
 
     def pane_of(self, token: str) -> Pane | None:

@@ -49,6 +49,13 @@ class Uncommitted(StrEnum):
     COMMIT = "commit"
 
 
+class StallAction(StrEnum):
+    """What becomes of a run that is stalled."""
+
+    NONE = "none"
+    END = "end"
+
+
 class Setting(NamedTuple):
     key: str
     kind: Kind[Any]
@@ -82,6 +89,12 @@ class Dispatch:
     launch_timeout: int = setting(duration(1), "30s", "How long an agent's window may take to start the agent.")
     report_grace: int = setting(duration(), "30s", "After done or fail, how long a session has to end by itself.")
     kill_grace: int = setting(duration(), "10s", "How long a process has between TERM and KILL.")
+    stall_after: int = setting(
+        duration(), "30m", "Without output or heartbeat for so long, a run is stalled; 0: never."
+    )
+    stall_action: StallAction = setting(  # noqa: RUF009 - an enum's member is shared anyway
+        choice(StallAction), "none", "What becomes of a stalled run, besides being shown as one."
+    )
     retry_wait: int = setting(duration(1), "15s", "First wait before a lost or unstarted task is tried again; doubles.")
 
 
@@ -127,6 +140,7 @@ class Tmux:
 
     socket: str = setting(SOCKET, "", "Its socket: a name (tmux -L) or a path (tmux -S); empty: your own server.")
     timeout: int = setting(duration(1), "10s", "How long tmux may take to answer.")
+    keep_windows: int = setting(duration(), "1h", "How long the window of a run that has ended stays, to be looked at.")
 
 
 @dataclass(frozen=True)

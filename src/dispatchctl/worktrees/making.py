@@ -158,6 +158,10 @@ class Making(Repositories):
             )
         self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
 
+    def is_locked_for(self, run: Run, reason: str) -> bool:
+        """Whether there is a worktree at the run's path that is locked for this reason."""
+        return os.path.isdir(run.repo) and self._locked_for(run) == reason
+
     def _locked_for(self, run: Run) -> str | None:
         """The reason for which the run's worktree is locked; None if it is not."""
         listed = os.fsdecode(self._answer(run.repo, "worktree", "list", "--porcelain", "-z")).split("\0\0")
