@@ -81,7 +81,10 @@ def _make_locks(runtime: Runtime) -> tuple[str, Lock]:
         try:
             with MAKING_LOCKS:
                 owner = processes.lock(_lock_path(runtime, token, "owner"))
-                if owner is None or not owner.is_in_place():
+                if owner is None:
+                    continue
+                if not owner.is_in_place():
+                    owner.release()
                     continue
                 step = processes.lock(_lock_path(runtime, token, "step"))
         except OSError as error:

@@ -6,14 +6,15 @@ two at once do no harm, and one that was killed is gone on with by the next.
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dispatchctl import launcher, processes, rundir
-from dispatchctl.errors import DispatchctlError
+from dispatchctl.errors import DispatchctlError, Refused
 from dispatchctl.faults import effect
 from dispatchctl.intent import Intent
 from dispatchctl.launch import drop_locks, undo
-from dispatchctl.observation import intended, lock_file
+from dispatchctl.observation import intended, lock_file, step_lock
 from dispatchctl.plan import Kind
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.saga import unwind
@@ -25,6 +26,8 @@ from dispatchctl.verdict import Cure, Ending
 
 STEP_PATIENCE_S = 5.0
 """Seconds that an undo waits for the git or hook of a dead dispatcher to let go of the step lock after it was ended."""
+GLANCE_S = 0.1
+"""Seconds for a lock: whoever only looks whether it is held holds it for that moment."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,8 @@ class Work:
 
 def _close(work: Work) -> None:
     """Close the run from its exit file, once no process of it is left."""
-    ending = work.open.ending
-    assert ending is not None, "planned from it"
-    if ending.cause is Cause.HANGUP and ending.server_lives is None:
-        run, server = work.run, work.server
-        same = server.answer is Answer.RUNNING and (server.pid, server.start) == (run.server_pid, run.server_start)
-        ending = replace(ending, server_lives=same)
-    _end(work, ending)
+    assert work.open.ending is not None, "planned from it"
+    _end(work, work.open.ending)
 
 
 def _hang_up(work: Work) -> None:
@@ -77,19 +75,45 @@ def _lose(work: Work) -> None:
 def _end(work: Work, ending: Ending) -> None:
     """End what is left of the run, then close it. A run of which something cannot be ended stays open.
 
-    Under the run's lock, so that of two reconciles one does it and the other does not sweep away that one's git.
+    Under the step lock, so that of two reconciles one does it and the other does not sweep away that one's git. Not under
+    the owner lock: a dispatcher that was stopped when it had just started the run would keep it from being closed. What
+    the launcher wrote down before the sweep, or in it, is the better word.
     """
     run = work.run
-    lock = processes.lock(run.owner_lock)
-    if lock is None:
-        return  # somebody else is doing it
+    lock = _locked(run, run.step_lock)
     try:
-        if work.runtime.store.run(run.token).phase is Phase.STARTED:
-            _sweep(work)
-            launcher.close_run(_spec(work), ending, by_launcher=False)
-        drop_locks(lock, run.step_lock)
+        _refuse_unless(work.runtime, run, Phase.STARTED)
+        _sweep(work)
+        ending = launcher.read_exit_file(run.run_dir) or ending
+        if ending.cause is Cause.HANGUP and ending.server_lives is None:
+            ending = replace(ending, server_lives=work.server.is_of(run))
+        launcher.close_run(_spec(work), ending, by_launcher=False)
+        _drop(run.owner_lock)
     finally:
+        with suppress(FileNotFoundError):
+            os.unlink(run.step_lock)
         lock.release()
+
+
+def _locked(run: Run, path: str) -> processes.Lock:
+    """The lock, which is one of the run's. Raises `Refused` if somebody else has it and so does what is to be done."""
+    lock = processes.lock(path, wait=GLANCE_S)
+    if lock is None:
+        raise _quicker(run)
+    if not lock.is_in_place():
+        lock.release()
+        raise _quicker(run)
+    return lock
+
+
+def _refuse_unless(runtime: Runtime, run: Run, *phases: Phase) -> None:
+    """Raise `Refused` if the run has gone on from these phases since it was seen."""
+    if runtime.store.run(run.token).phase not in phases:
+        raise _quicker(run)
+
+
+def _quicker(run: Run) -> Refused:
+    return Refused(f"somebody else has seen to run {run.token} of task {run.task}", f"dispatchctl show {run.task}")
 
 
 def _spec(work: Work) -> launcher.Spec:
@@ -132,16 +156,13 @@ def _sweep(work: Work) -> None:
 def _undo(work: Work) -> None:
     """Take over the run of a dead dispatcher: its lock first, then the row again, then everything by the row."""
     runtime = work.runtime
-    owner = processes.lock(work.run.owner_lock)
-    if owner is None:
-        return  # it is being started or undone by somebody else
+    owner = _locked(work.run, work.run.owner_lock)
     try:
+        _refuse_unless(runtime, work.run, Phase.LAUNCHING, Phase.UNDOING)
         run = runtime.store.run(work.run.token)
-        if run.phase not in (Phase.LAUNCHING, Phase.UNDOING):
-            return
         _end_step(work)
         if rundir.started(run.run_dir) is not None:
-            return  # it began meanwhile; the next look enters it again
+            raise _quicker(run)  # it began meanwhile; the next look enters it again
         error = run.error if run.phase is Phase.UNDOING and run.error else work.reason
         launch = Launch(runtime, runtime.store.task(run.task), run)
         _note_what_it_made(launch)
@@ -185,7 +206,7 @@ def _adopt(work: Work) -> None:
     if run.window_id is None and window is not None:
         work.runtime.store.note_window(run.token, window, actor=work.actor, at=now())
     if work.open.owner is Holder.FREE:
-        _drop(run.owner_lock, run.step_lock)
+        _drop(run.owner_lock)
 
 
 def _window_of(server: Server, token: str) -> Window | None:
@@ -195,11 +216,11 @@ def _window_of(server: Server, token: str) -> Window | None:
     return Window(pane.session, pane.window_id, pane.pane_id, server.pid, server.start)
 
 
-def _drop(owner: str, step: str) -> None:
-    """Remove lock files that nobody holds."""
-    lock = processes.lock(owner)
+def _drop(owner: str) -> None:
+    """Remove the lock files of a run that has started, if nobody holds them."""
+    lock = processes.lock(owner) if os.path.exists(owner) else None
     if lock is not None:
-        drop_locks(lock, step)
+        drop_locks(lock, step_lock(owner))
 
 
 def _time_out(work: Work) -> None:
@@ -215,7 +236,10 @@ def _ask_again(work: Work) -> None:
 
 
 def _kill(work: Work) -> None:
-    """Its launcher lives and does nothing: end it with the rest of the run, and say what it should have said."""
+    """Its launcher lives and does nothing: end it with the rest of the run, and say what it should have said.
+
+    A launcher that was stopped may come to say it itself, when the sweep wakes it.
+    """
     _end(work, Ending(Cause.ASKED, now(), asked=work.run.ask or Ask.REPORT))
 
 
@@ -268,10 +292,11 @@ def _reenter(work: Work) -> None:
         cleared_at=None,
         error=None,
     )
-    lock = processes.lock(entered.owner_lock)
-    if lock is None:
-        return  # its dispatcher lives
+    lock = _locked(entered, entered.owner_lock)
     try:
+        known = runtime.store.find_runs([token]).get(token)
+        if (known and known.phase) != (run and run.phase):
+            raise _quicker(entered)
         runtime.store.reenter(entered, written.task, actor=work.actor, at=now())
         drop_locks(lock, entered.step_lock)
     finally:
@@ -287,18 +312,21 @@ def _clear(work: Work) -> None:
     """Take back, by what it was to be, a claim that the database does not know; or only drop the lock files of a closed run."""
     runtime, stray = work.runtime, _stray_of(work)
     path = lock_file(runtime, stray.token, stray.run)
-    owner = processes.lock(path)
+    owner = processes.lock(path, wait=GLANCE_S)
     if owner is None:
-        return
-    step = f"{path.removesuffix('owner')}step"
+        raise Refused(f"somebody else has the locks of run {stray.token}", "dispatchctl reconcile")
     try:
         known = runtime.store.find_runs([stray.token]).get(stray.token)
         if known is not None and known.phase is not Phase.CLOSED:
-            return
-        _, written = intended(runtime, stray.token, stray.run)
+            raise _quicker(known)
+        directory, written = intended(runtime, stray.token, stray.run)
+        if known is None and rundir.started(directory) is not None:
+            raise Refused(f"run {stray.token} began meanwhile", "dispatchctl reconcile")
         if known is None and written is not None:
             _take_back(runtime, written)
-        drop_locks(owner, step)
+        elif known is None and stray.socket is not None:
+            runtime.windows(stray.socket).kill(stray.token)  # dead, or it would not be cleared
+        drop_locks(owner, step_lock(path))
     finally:
         owner.release()
 

@@ -5,7 +5,7 @@ at the process table; nothing is asked of finished tasks.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def observe(runtime: Runtime) -> Snapshot:
     tasks = store.open_tasks()
     sightings = store.sightings()
     awake = processes.awake()
-    runs = tuple(_seen(runtime, task, task.run, carriers, sightings, awake) for task in tasks if task.run is not None)
+    opened = [_seen(runtime, task, task.run, carriers, sightings, awake) for task in tasks if task.run is not None]
+    runs = _still_so(runtime, opened)
     panes = {
         pane.token: (socket, pane)
         for socket, server in servers.items()
@@ -36,9 +37,20 @@ def observe(runtime: Runtime) -> Snapshot:
         if pane.database == store.id
     }
     ours = {token for token, each in carriers.items() if str(runtime.database) in each.databases}
-    strange = (panes.keys() | ours | locks) - {seen.run.token for seen in runs}
-    strays = _strays(runtime, sorted(strange), panes, carriers, {seen.run.task for seen in runs})
+    strange = (panes.keys() | ours | locks) - {seen.run.token for seen in opened}
+    strays = _strays(runtime, sorted(strange), panes, carriers, {seen.run.task for seen in opened})
     return Snapshot(now(), runtime.host, runtime.boot_id, servers, runs, strays, limits(runtime))
+
+
+def _still_so(runtime: Runtime, opened: Sequence[SeenRun]) -> tuple[SeenRun, ...]:
+    """Those of the runs whose rows are as they were read, so that what was seen after belongs to them.
+
+    A run that goes on while it is looked at is somebody's; nothing is wrong with it that the next look would not see.
+    """
+    doubtful = {seen.run.token: seen.run.phase for seen in opened if not seen.launcher}
+    rows = runtime.store.find_runs(doubtful)
+    changed = {token for token, phase in doubtful.items() if token not in rows or rows[token].phase is not phase}
+    return tuple(seen for seen in opened if seen.run.token not in changed)
 
 
 def look_at(runtime: Runtime, run: Run) -> Snapshot:
@@ -93,7 +105,7 @@ def _locked_tokens(directory: Path) -> set[str]:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return set()
-    return {name.removesuffix(".owner") for name in names if name.endswith(".owner")}
+    return {name.partition(".")[0] for name in names if name.endswith((".owner", ".step"))}
 
 
 def _seen(
@@ -160,7 +172,7 @@ def _strays(
 ) -> tuple[Stray, ...]:
     """What carries one of the tokens, with what the database knows of it now."""
     known = runtime.store.find_runs(tokens)
-    found = []
+    found, numbers = [], {}
     for token in tokens:
         run = known.get(token)
         if run is not None and run.closed_at is None:
@@ -168,7 +180,8 @@ def _strays(
         socket, pane = panes.get(token, (None, None))
         if pane is not None and not pane.dead and processes.start_time(pane.pid) is None:
             pane = replace(pane, dead=True)  # tmux 3.3a may not notice for long
-        count = carriers[token].count if token in carriers else 0
+        # Since the process table was read another reconcile may have ended and closed the run.
+        alive = token in carriers and bool(processes.of_run(token))
         directory, written = intended(runtime, token, run)
         task = _task_of(pane, run, written)
         found.append(
@@ -178,14 +191,21 @@ def _strays(
                 run,
                 socket or (run.socket if run else written.run.socket if written else None),
                 pane,
-                alive=count > 0,
+                alive=alive,
                 began=os.path.exists(os.path.join(directory, "started")),
                 ended=launcher.read_exit_file(directory) is not None,
-                enterable=written is not None and task not in busy and _is_same(runtime, written, run),
-                owner=holder(lock_file(runtime, token, run)),
+                enterable=written is not None and task not in busy and _is_same(runtime, written, alive=alive),
+                owner=_holder_of_either(lock_file(runtime, token, run)),
             )
         )
-    return tuple(found)
+        numbers[token] = written.run.number if written is not None else 0
+    return tuple(sorted(found, key=lambda stray: numbers[stray.token]))  # of a task's runs the last has the last word
+
+
+def _holder_of_either(owner: str) -> Holder:
+    """Who holds the owner lock, or the step lock where only that was left."""
+    held = holder(owner)
+    return held if held is not Holder.MISSING else holder(step_lock(owner))
 
 
 def intended(runtime: Runtime, token: str, run: Run | None) -> tuple[str, intent.Intent | None]:
@@ -203,6 +223,11 @@ def lock_file(runtime: Runtime, token: str, run: Run | None) -> str:
     return run.owner_lock if run is not None else str(runtime.state / "locks" / f"{token}.owner")
 
 
+def step_lock(owner: str) -> str:
+    """The step lock file beside that owner lock file."""
+    return f"{owner.removesuffix('owner')}step"
+
+
 def _task_of(pane: Pane | None, run: Run | None, written: intent.Intent | None) -> int | None:
     if run is not None:
         return run.task
@@ -211,11 +236,15 @@ def _task_of(pane: Pane | None, run: Run | None, written: intent.Intent | None) 
     return pane.task if pane is not None else None
 
 
-def _is_same(runtime: Runtime, written: intent.Intent, run: Run | None) -> bool:
-    """Whether the task that the run was claimed for is the one the database has, or is lost; and the run its newest."""
+def _is_same(runtime: Runtime, written: intent.Intent, *, alive: bool) -> bool:
+    """Whether the task that the run was claimed for is the one the database has, or is lost; and the run its newest.
+
+    What lives is the newest, whatever the numbers say: a restored database counts them again.
+    """
     try:
         task = runtime.store.task(written.task.id)
     except NoSuchTask:
         return True
-    newest = task.run is None or run is None or task.run.token == run.token
+    last = task.run
+    newest = last is None or last.token == written.run.token or last.number < written.run.number or alive
     return task.created_at == written.task.created_at and newest

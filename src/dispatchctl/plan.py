@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dispatchctl.snapshot import Answer, Holder, SeenRun, Snapshot, Stray
-from dispatchctl.task import Activity, Phase, Run, Status
+from dispatchctl.task import Activity, Cause, Phase, Run, Status
+from dispatchctl.verdict import Ending
 
 SLACK_S = 5.0
 """Seconds that a launcher may take beyond the grace that it gives, before somebody else does what it should do."""
@@ -77,14 +78,29 @@ def _for_started(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
     if run.boot_id != world.boot_id:
         reason = "its agent had ended" if seen.ending else "the machine was restarted under it"
         yield _action(Kind.CLOSE if seen.ending else Kind.LOSE, run, reason)
+    elif seen.launcher and seen.ending is not None:
+        if world.at - seen.ending.ended_at > (world.limits.kill_grace + CLOSING_S) * 1000:
+            yield _action(Kind.CLOSE, run, "its agent had ended, and its launcher does not close it")
     elif seen.launcher:
         yield from _for_living(world, seen)
     elif seen.launcher is None:
         yield _action(Kind.REPORT, run, "whether its launcher lives cannot be told on this system")
-    elif seen.ending is not None:
-        yield _action(Kind.CLOSE, run, "its agent had ended and its launcher did not come to say so")
-    else:
+    elif seen.ending is None:
         yield _for_launcher_gone(world, run)
+    elif _is_open_how(world, run, seen.ending):
+        yield _action(Kind.REPORT, run, f"it hung up, and tmux on {run.socket} does not say why: {_said(world, run)}")
+    else:
+        yield _action(Kind.CLOSE, run, "its agent had ended and its launcher did not come to say so")
+
+
+def _is_open_how(world: Snapshot, run: Run, ending: Ending) -> bool:
+    """Whether only its server could tell a window that was closed from a server that died, and does not answer."""
+    hung_up = ending.cause is Cause.HANGUP and ending.server_lives is None
+    return hung_up and world.server_of(run).answer is Answer.UNKNOWN
+
+
+def _said(world: Snapshot, run: Run) -> str:
+    return world.server_of(run).said
 
 
 def _for_living(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
@@ -142,12 +158,11 @@ def _for_launcher_gone(world: Snapshot, run: Run) -> Action:
         return _action(
             Kind.REPORT, run, f"its launcher is gone, but tmux on {run.socket} does not say more: {server.said}"
         )
-    same = server.answer is Answer.RUNNING and (server.pid, server.start) == (run.server_pid, run.server_start)
-    if not same:
-        return _action(Kind.LOSE, run, "the tmux server died under it")
-    if server.pane_of(run.token) is None:
+    if server.pane_of(run.token) is not None or run.server_pid is None:
+        return _action(Kind.LOSE, run, "its launcher was killed")
+    if server.is_of(run):
         return _action(Kind.HANG_UP, run, "its window was closed")
-    return _action(Kind.LOSE, run, "its launcher was killed")
+    return _action(Kind.LOSE, run, "the tmux server died under it")
 
 
 def _for_stray(world: Snapshot, stray: Stray) -> Iterator[Action]:
@@ -158,8 +173,8 @@ def _for_stray(world: Snapshot, stray: Stray) -> Iterator[Action]:
         yield from _for_closed(world, stray, stray.run)
     elif stray.began and stray.enterable:
         yield _stray(Kind.REENTER, stray, "its agent began, and the database does not know of it")
-    elif stray.began or (stray.alive and stray.owner is Holder.MISSING):
-        if stray.alive and not stray.ended:
+    elif stray.began or (stray.lives and stray.owner is Holder.MISSING):
+        if stray.lives and not stray.ended:
             yield _stray(Kind.REPORT, stray, "an agent lives of which the database knows no run", holds=True)
     else:
         yield _stray(Kind.CLEAR, stray, "its claim was never committed, or the database has lost it")

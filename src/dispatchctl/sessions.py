@@ -5,12 +5,15 @@ the launcher through the run's control pipe. If nobody can be told, the row stil
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from dispatchctl import rundir
-from dispatchctl.errors import Refused, TimedOut, UsageError
+from dispatchctl import clearing, processes, rundir
+from dispatchctl.errors import DispatchctlError, Refused, TimedOut, UsageError
 from dispatchctl.intake import LONGEST_MESSAGE, checked_text
-from dispatchctl.runtime import Runtime, now
-from dispatchctl.task import Activity, Actor, Ask, Phase, Report, Run, Task
+from dispatchctl.runtime import Runtime, jitter, now
+from dispatchctl.task import Activity, Actor, Ask, Cause, Phase, Report, Run, Status, Task
+from dispatchctl.verdict import Cure, Ending, Policy
 
 MARGIN_S = 10.0
 """What closing a run may take beyond the grace its processes have."""
@@ -50,7 +53,7 @@ def report(runtime: Runtime, task: int | None, said: Report, message: str | None
     if run is None:
         return runtime.store.resolve(number, said, message, at=now())
     _refuse_undoing(run)
-    run = runtime.store.report(run.token, said, message, actor=actor, at=now())
+    run = runtime.store.report(run.token, said, message, actor=actor, at=now(), awake=processes.awake())
     if actor is Actor.AGENT:
         rundir.tell(run.run_dir, f"report {runtime.settings.dispatch.report_grace}")
         return runtime.store.task(number)
@@ -76,15 +79,46 @@ def heartbeat(runtime: Runtime, task: int | None) -> Task:
     return runtime.store.task(number)
 
 
-def cancel(runtime: Runtime, task: int) -> Task:
-    """Cancel the task; an open run is asked to end, and the answer comes when every process of it is gone."""
+@dataclass(frozen=True)
+class Cancelled:
+    """A cancelled task, and why worktrees of it stay."""
+
+    task: Task
+    kept: tuple[DispatchctlError, ...] = ()
+
+
+def cancel(runtime: Runtime, task: int, *, force: bool = False, tell: Callable[[str], None]) -> Cancelled:
+    """Cancel the task; an open run is asked to end, and the answer comes when every process of it is gone.
+
+    Then its worktree and branch go if nothing would be lost, or with `force`, which keeps it by a ref: `tell` hears of that.
+    Said again of a task that is cancelled and whose worktree stayed, it goes on.
+    """
     run = open_run(runtime, task)
-    if run is None:
-        return runtime.store.cancel(task, at=now())
-    _refuse_undoing(run)
-    run = runtime.store.ask(run.token, Ask.CANCEL, actor=Actor.USER, at=now())
-    _tell(runtime, run, "end cancel")
-    return await_end(runtime, run)
+    if run is not None:
+        _refuse_undoing(run)
+        run = runtime.store.ask(run.token, Ask.CANCEL, actor=Actor.USER, at=now(), awake=processes.awake())
+        _tell(runtime, run, "end cancel")
+        await_end(runtime, run)
+    elif runtime.store.task(task).status is not Status.CANCELLED or not _stands(runtime, task):
+        runtime.store.cancel(task, at=now())
+    kept: list[DispatchctlError] = []
+    for place in clearing.places(runtime.store.runs(task)):
+        try:
+            clearing.clear_place(runtime, place, force=force, tell=tell)
+        except clearing.Kept as error:
+            kept.append(Refused(f"task {task}: {error.obstacle.reason}", error.hint or _force_cancel(task)))
+        except (DispatchctlError, OSError) as error:
+            kept.append(DispatchctlError(f"task {task}: its worktree stays: {error}", _force_cancel(task)))
+    return Cancelled(runtime.store.task(task), tuple(kept))
+
+
+def _force_cancel(task: int) -> str:
+    return f"dispatchctl cancel {task} --force"
+
+
+def _stands(runtime: Runtime, task: int) -> bool:
+    """Whether a worktree or branch of the task is still there."""
+    return any(clearing.is_there(runtime, place) for place in clearing.places(runtime.store.runs(task)))
 
 
 def _tell(runtime: Runtime, run: Run, line: str) -> None:
@@ -167,8 +201,51 @@ def unblock(runtime: Runtime, task: int, message: str | None) -> Task:
     return after
 
 
-def retry(runtime: Runtime, task: int, *, message: str | None, fresh: bool) -> Task:
-    """→ ready; the next run goes on in the kept worktree unless it is to start afresh."""
+def retry(
+    runtime: Runtime, task: int, *, message: str | None, fresh: bool, tell: Callable[[str], None] = lambda _: None
+) -> Task:
+    """→ ready; the next run goes on in the kept worktree unless it is to start afresh.
+
+    Then the old worktree and branch go first, and a ref keeps what would be lost: `tell` hears how to get it back. Raises
+    `Refused`, and changes nothing, if no ref could keep it or a process works there.
+    """
     checked_message(message)
+    if fresh:
+        _start_over(runtime, task, tell)
     recoveries = runtime.settings.task.recoveries
     return runtime.store.retry(task, note=message, fresh=fresh, recoveries=recoveries, at=now())
+
+
+def _start_over(runtime: Runtime, task: int, tell: Callable[[str], None]) -> None:
+    """Remove the place of the task's last run, while the task cannot be claimed yet: killed, it is done again and goes on."""
+    last = runtime.store.retriable(task).run
+    for place in clearing.places(runtime.store.runs(task)):
+        if last is not None and (place.worktree, place.branch) == (last.worktree, last.branch):
+            try:
+                clearing.clear_place(runtime, place, force=True, tell=tell)
+            except clearing.Kept as kept:
+                raise Refused(f"task {task} was not retried: {kept.obstacle.reason}", kept.hint) from kept
+
+
+def take_over(runtime: Runtime, task: int) -> Task:
+    """Close the open run of another machine as lost, whatever becomes of it there, and make the task ready.
+
+    Its launcher there cannot start an agent any more, and what an agent that lives there says is refused.
+    """
+    run = open_run(runtime, task)
+    if run is None:
+        raise Refused(f"task {task} has no open run that could be taken over", f"dispatchctl retry {task}")
+    if run.host == runtime.host:
+        raise Refused(f"run {run.token} of task {task} is this machine's own", f"dispatchctl cancel {task}")
+    why, policy = f"taken over from host {run.host}", Policy(retry_wait_s=runtime.settings.dispatch.retry_wait)
+    store = runtime.store
+    if run.phase is not Phase.STARTED and store.begin_undo(run.token, why, actor=Actor.USER, at=now()):
+        after = store.close_undone(
+            run.token, why, cure=Cure.AGAIN, policy=policy, actor=Actor.USER, at=now(), jitter=jitter()
+        )
+    else:
+        ending = Ending(Cause.TERMINATED, now(), error=why)
+        after = store.close_ended(run.token, ending, None, None, policy, actor=Actor.USER, at=now(), jitter=jitter())
+    if after.status is Status.READY:
+        return store.edit(task, {"not_before": None}, None, at=now())
+    return retry(runtime, task, message=None, fresh=False)

@@ -56,6 +56,11 @@ class Server:
         """The pane that carries the token."""
         return next((pane for pane in self.panes if pane.token == token), None)
 
+    def is_of(self, run: Run) -> bool:
+        """Whether it is still the server in which the run was started."""
+        same = (self.pid, self.start) == (run.server_pid, run.server_start)
+        return self.answer is Answer.RUNNING and same
+
 
 @dataclass(frozen=True)
 class SeenRun:
@@ -95,6 +100,11 @@ class Stray:
     ended: bool = False
     enterable: bool = False
     owner: Holder = Holder.MISSING
+
+    @property
+    def lives(self) -> bool:
+        """Whether a process of it lives, be it only what is in its pane."""
+        return self.alive or (self.pane is not None and not self.pane.dead)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Windows:
             finished = self._run(window if attempt % 2 == 0 else session)
             said = finished.err.decode("utf-8", "replace")
             if finished.code == 0:
-                return _window(finished.out.decode())
+                return self._made(finished.out.decode("utf-8", "replace"))
             if "can't find window" in said or "no such window" in said or "can't find pane" in said:
                 raise LaunchError(
                     f"task {run.task} was not started: its window closed at once", f"dispatchctl show {run.task}"
@@ -135,13 +135,18 @@ class Windows:
         """One request; a window that is linked into several sessions is listed once for each, and counted once."""
         found: dict[str, Pane] = {}
         server = ("", "")
-        for line in self._ask("list-panes", "-a", "-F", PANE_FORMAT).splitlines():
-            pid, start, token, database, pane_id, window_id, dead, pane_pid, task, session = line.split("|", 9)
-            server = (pid, start)
-            if token:
-                number = int(task) if task.isdecimal() else None
-                found[pane_id] = Pane(token, database, pane_id, window_id, session, dead == "1", int(pane_pid), number)
-        return Server(Answer.RUNNING, int(server[0]), int(server[1]), tuple(found.values()))
+        answer = self._ask("list-panes", "-a", "-F", PANE_FORMAT)
+        try:
+            for line in answer.splitlines():
+                pid, start, token, database, pane_id, window_id, dead, pane_pid, task, session = line.split("|", 9)
+                server = (pid, start)
+                if token:
+                    number = int(task) if task.isdecimal() else None
+                    seen = Pane(token, database, pane_id, window_id, session, dead == "1", int(pane_pid), number)
+                    found[pane_id] = seen
+            return Server(Answer.RUNNING, int(server[0]), int(server[1]), tuple(found.values()))
+        except ValueError:
+            raise self._unreadable(answer) from None
 
     def pane_of(self, token: str) -> Pane | None:
         """The pane that carries the token; None if the server says there is none, or if there is no server."""
@@ -220,14 +225,23 @@ class Windows:
             )
         return finished
 
+    def _made(self, answer: str) -> Window:
+        """The window that `WINDOW_FORMAT` describes."""
+        try:
+            session, window_id, pane_id, pid, start = answer.strip().split("|")
+            return Window(session, window_id, pane_id, int(pid), int(start))
+        except ValueError:
+            raise self._unreadable(answer) from None
+
+    def _unreadable(self, answer: str) -> Unanswered:
+        shown = " ".join(answer.split())[:80]
+        return Unanswered(
+            f"tmux on {self.socket} answered what cannot be read: {shown!r}", f"tmux -S {quote(self.socket)} ls"
+        )
+
     def _make_directory(self) -> None:
         """The directory of a socket, private to the user, as tmux itself makes its own."""
         os.makedirs(os.path.dirname(self.socket), mode=0o700, exist_ok=True)
-
-
-def _window(answer: str) -> Window:
-    session, window_id, pane_id, pid, start = answer.strip().split("|")
-    return Window(session, window_id, pane_id, int(pid), int(start))
 
 
 def _escaped(word: str) -> str:

@@ -1,4 +1,4 @@
-"""dispatch, reconcile, attach, send, cancel, retry, unblock: what makes agents run and stop."""
+"""dispatch, reconcile, attach, send, cancel, retry, unblock, prune: what makes agents run and stop."""
 
 import os
 import shlex
@@ -8,6 +8,7 @@ import typer
 
 from dispatchctl.cli.context import Cli, undo_when_terminated
 from dispatchctl.cli.values import Id, Message, TaskNumber, Whole, split
+from dispatchctl.durations import parse_duration
 from dispatchctl.errors import ExitCode, Unavailable, UsageError
 from dispatchctl.task import Status
 
@@ -80,9 +81,10 @@ def reconcile(
         cli.output.json({"actions": [shapes.action(done.action, done.ok) for done in result.done]})
     for done in result.done:
         action, failed = done.action, f", but {done.error}" if done.error else ""
-        line = f"task {action.task}: {action.reason}: {action.kind} run {action.run}{failed}"
+        whose = f"task {action.task}: " if action.task is not None else ""
+        line = f"{whose}{action.reason}: {action.kind} run {action.run}{failed}"
         if action.kind is Kind.REPORT or done.error:
-            cli.output.failure(line, f"dispatchctl show {action.task}")
+            cli.output.failure(line, f"dispatchctl show {action.task}" if whose else "dispatchctl doctor")
         elif not cli.as_json:
             cli.output.line(line)
     for socket, said in result.silent.items():
@@ -118,27 +120,85 @@ def send(
     cli.show_task(cli.runtime.store.task(id), f"sent to task {id}")
 
 
-def cancel(cli: Cli, id: Id) -> None:
-    """Cancel a task; its agent is ended first. Its worktree and branch stay."""
+def cancel(
+    cli: Cli,
+    id: Id,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if work is in its worktree: a rescue ref keeps it.")
+    ] = False,
+) -> int:
+    """Cancel a task; its agent is ended first. Its worktree and branch go if nothing would be lost.
+
+    Otherwise they stay, and the story says why. With --force a ref keeps the work, and the way to get it back is shown; exit
+    code 4 if they stay nevertheless.
+    """
     from dispatchctl import sessions
 
-    task = sessions.cancel(cli.runtime, id)
-    cli.show_task(task, f"task {id} is {task.status}")
+    done = sessions.cancel(cli.runtime, id, force=force, tell=cli.output.notice)
+    cli.show_task(done.task, f"task {id} is {done.task.status}")
+    for why in done.kept:
+        cli.output.failure(why.message, why.hint)
+    return ExitCode.REFUSED if done.kept and force else ExitCode.OK
 
 
 def retry(
     cli: Cli,
     id: Id,
     message: Message = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in a new worktree; the old one stays.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; a rescue ref keeps what would be lost of the old worktree.")
+    ] = False,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Give up its open run on another machine, as lost.")
+    ] = False,
 ) -> None:
     """Make a finished, reviewed or blocked task ready again, to go on in its worktree."""
     from dispatchctl import sessions
 
-    task = sessions.retry(cli.runtime, id, message=message, fresh=fresh)
+    if takeover:
+        if message is not None or fresh:
+            raise UsageError("--takeover goes with neither -m nor --fresh", f"dispatchctl retry {id} --takeover")
+        task = sessions.take_over(cli.runtime, id)
+    else:
+        task = sessions.retry(cli.runtime, id, message=message, fresh=fresh, tell=cli.output.notice)
     if message is not None and task.agent == "shell":
         cli.output.story(f"the message is kept, but task {id} does not get it: its prompt is a program")
     cli.show_task(task, f"task {id} is {task.status}")
+
+
+def prune(
+    cli: Cli,
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="TIME", help="Only what ended so long ago; 0 is all.")
+    ] = "7d",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where work would be lost: a rescue ref keeps it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> int:
+    """Clear away worktrees, branches, windows and run directories of finished tasks; quiet when there are none.
+
+    Finished is done, failed or cancelled, for a week if --older-than does not say otherwise. The tasks and their history
+    stay. What would be lost is kept and named, with exit code 0; with --force a ref keeps it, and the way to get it back is
+    shown. Exit code 1 if something could not be told or done.
+    """
+    from dispatchctl import prune as pruning
+    from dispatchctl.render import shapes
+    from dispatchctl.runtime import now
+
+    before = now() - 1000 * parse_duration(older_than)
+    wish = pruning.Wish(before, force=force, dry_run=dry_run)
+    done = []
+    for each in pruning.prune(cli.runtime, wish, tell=cli.output.notice):
+        done.append(each)
+        line = f"task {each.task}, run {each.run}"
+        if not each.ok:
+            cli.output.failure(f"{line} is kept: {each.reason}", each.hint)
+        elif not cli.as_json:
+            cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.reason}")
+    if cli.as_json:
+        cli.output.json({"actions": [shapes.action(each, each.ok) for each in done]})
+    return ExitCode.FAILED if any(each.failed for each in done) else ExitCode.OK
 
 
 def unblock(cli: Cli, id: Id, message: Message = None) -> None:
