@@ -1,17 +1,53 @@
-"""The one door through which a worktree, branch or run directory of a finished run goes.
+"""The one door through which a worktree, branch, pane or run directory of a finished run goes.
 
-It refuses when anything would be lost; with `force` a rescue ref keeps it first, and the way to get it back is said.
+It refuses when anything would be lost; with `force` a rescue ref keeps it first, and the way to get it back is said. Nothing
+goes with a process at work in it, with what no ref could keep, or that its runs did not make. Killed anywhere, it has lost
+nothing, and doing it again goes on: see `worktrees.removing`.
 """
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from dispatchctl import processes, rundir
-from dispatchctl.errors import Refused
+from dispatchctl.errors import Refused, Unanswered
+from dispatchctl.faults import effect
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.task import Phase, Run, Status
-from dispatchctl.windows import NoServer
+from dispatchctl.snapshot import Answer, Pane, Server
+from dispatchctl.task import Actor, Phase, Run, Status
+from dispatchctl.worktrees import Found, Losses, NotARepository, Repository, aside
+
+LEAVING = effect("leave the place")
+SETTING_ASIDE = effect("set the worktree aside")
+RESCUING = effect("rescue the work")
+REMOVING_TREE = effect("remove the worktree")
+DELETING_BRANCH = effect("delete the branch")
+DELETING_FILES = effect("delete the files")
+CLOSING_PANE = effect("close the pane")
+REMOVING_RUN_DIR = effect("remove the run directory")
+NOTING_CLEARED = effect("note what is cleared")
+
+PANE_PATIENCE_S = 3.0
+"""How long a launcher that has closed its run may take to leave its pane."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why something stays; the rescue refs of `--force` overcome it if it is `rescuable`. No `hint`: the command forced."""
+
+    reason: str
+    hint: str | None = None
+    rescuable: bool = False
+
+
+class Kept(Refused):
+    """Nothing was removed, because of an obstacle; whoever called says what is to be typed."""
+
+    def __init__(self, run: Run, obstacle: Obstacle) -> None:
+        super().__init__(f"task {run.task}: {obstacle.reason}", obstacle.hint)
+        self.obstacle = obstacle
 
 
 def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Callable[[str], None]) -> None:
@@ -25,21 +61,31 @@ def remove(runtime: Runtime, tasks: Collection[int], *, force: bool, tell: Calla
         if any(run.phase is not Phase.CLOSED for run in each):
             raise Refused(f"task {task} cannot be removed: it has an open run", f"dispatchctl cancel {task}")
         _refuse_children(runtime, task, tasks)
-    places = [run for each in runs.values() for run in _places(each)]
-    going = {run.branch for run in places}
-    for run in places:
-        _check_place(runtime, run, going, force=force)
+    every = [run for each in runs.values() for run in each]
+    ours = [place for each in runs.values() for place in places(each)]
+    going = {run.branch for run in ours if run.owns_branch}
+    servers = look_at(runtime, every)
+    for run, found in [(run, obstacle(runtime, run, going)) for run in ours]:
+        _refuse(run, found, force=force)
+    for run in every:
+        _refuse(run, pane_obstacle(runtime, run, servers), force=force)
     for task, each in runs.items():
         _keep_from_starting(runtime, task, each)
-    for each in runs.values():
-        for run in each:
-            _clear_pane(runtime, run)
-    for run in places:
-        clear_place(runtime, run, going, force=force, tell=tell)
-    for each in runs.values():
-        for run in each:
-            rundir.remove(run.run_dir)
+    for run in ours:
+        try:
+            clear_place(runtime, run, going, force=force, tell=tell)
+        except Kept as kept:
+            _refuse(run, kept.obstacle, force=force)
+            raise
+    for run in every:
+        clear_rest(runtime, run, servers)
     runtime.store.remove(tasks, at=now())
+
+
+def _refuse(run: Run, found: Obstacle | None, *, force: bool) -> None:
+    if found and not (force and found.rescuable):
+        hint = found.hint or f"dispatchctl rm {run.task} --force"
+        raise Refused(f"task {run.task} was not removed: {found.reason}", hint)
 
 
 def _keep_from_starting(runtime: Runtime, task: int, seen: Sequence[Run]) -> None:
@@ -61,59 +107,197 @@ def _refuse_children(runtime: Runtime, task: int, removed: Collection[int]) -> N
         )
 
 
-def _places(runs: Sequence[Run]) -> list[Run]:
-    """One run for each worktree and branch that the runs used."""
-    return list({(run.worktree, run.branch): run for run in runs}.values())
+# -- worktree and branch --------------------------------------------------------------------------------------------------
 
 
-def _check_place(runtime: Runtime, run: Run, going: Collection[str], *, force: bool) -> list[str]:
-    """What would be lost if the worktree and branch of a closed run went along with the branches `going`.
+def places(runs: Sequence[Run]) -> list[Run]:
+    """One run for each worktree and branch that the runs of a task used: the newest there, with all that they made of it.
 
-    Raises `Refused` if they must not go: something would be lost and `force` is not given, or nothing could keep it.
+    What a run that never started had made was taken back by its undo: what stands there now is somebody else's.
     """
-    if not os.path.isdir(run.repo):
-        if os.path.lexists(run.worktree):
-            raise Refused(
-                f"task {run.task} was not removed: its repository {run.repo} is gone, so nobody can say what of"
-                f" {run.worktree} would be lost",
-                f"rm -r {shlex.quote(run.worktree)}",
-            )
-        return []
-    inside = processes.working_in(run.worktree)
+    found: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        before = found.get((run.worktree, run.branch))
+        tree = run.started_at is not None and (run.owns_tree or run.resumed)
+        branch = run.started_at is not None and (run.owns_branch or run.resumed)
+        found[run.worktree, run.branch] = replace(
+            run,
+            owns_tree=tree or (before is not None and before.owns_tree),
+            owns_branch=branch or (before is not None and before.owns_branch),
+        )
+    return list(found.values())
+
+
+def repository_of(runtime: Runtime, run: Run) -> Repository | None:
+    """The run's repository; None if there is none any more."""
+    try:
+        return runtime.git.repository(run.repo)
+    except NotARepository:
+        return None
+
+
+def obstacle(runtime: Runtime, run: Run, going: Collection[str] = ()) -> Obstacle | None:
+    """What keeps the worktree and branch of a closed run from going along with the branches `going`; nothing is touched."""
+    if repository_of(runtime, run) is None:
+        left = next((path for path in (run.worktree, aside(run)) if os.path.lexists(path)), None)
+        if left is None or not run.owns_tree:
+            return None
+        why = f"its repository {run.repo} is gone, so nobody can say what of {left} would be lost"
+        return Obstacle(why, f"rm -r {shlex.quote(left)}")
+    found = runtime.git.find(run)
+    return _obstacle_of(run, found, runtime.git.weigh(run, found, going))
+
+
+def _obstacle_of(run: Run, found: Found, losses: Losses) -> Obstacle | None:
+    """The processes at work in the worktree, or what would be lost."""
+    inside = processes.working_in(found.files) if found.files else []
     if inside:
-        raise Refused(
-            f"task {run.task} was not removed: process {', '.join(map(str, inside))} works in {run.worktree}",
-            f"ps -o pid,args {' '.join(map(str, inside))}",
-        )
-    losses = runtime.git.losses(run, going)
-    beyond = runtime.git.beyond_rescue(run) if losses else []
-    if beyond and force:
-        raise Refused(
-            f"task {run.task} was not removed: {run.worktree} holds what no ref could keep: {', '.join(beyond)}",
-            f"ls -la {shlex.quote(run.worktree)}",
-        )
-    if losses and not force:
-        raise Refused(
-            f"task {run.task} was not removed: {run.worktree} holds what would be lost: {', '.join(losses)}",
-            f"dispatchctl rm {run.task} --force",
-        )
-    return losses
+        why = f"process {', '.join(map(str, inside))} works in {run.worktree}"
+        return Obstacle(why, f"ps -o pid,args {' '.join(map(str, inside))}")
+    named = losses.named(run.branch)
+    if losses.beyond:
+        rest = [each for each in named if each not in losses.beyond]
+        why = f"{run.worktree} holds what no ref could keep: {', '.join([*losses.beyond, *rest])}"
+        return Obstacle(why, f"ls -la {shlex.quote(run.worktree)}")
+    if losses.missing:
+        moved = f"git -C {shlex.quote(run.repo)} worktree repair NEW_PATH"
+        why = f"{run.worktree} was moved or deleted by hand; if it was moved, tell git: {moved}"
+        return Obstacle(why, rescuable=True)
+    return Obstacle(f"{run.worktree} holds what would be lost: {', '.join(named)}", rescuable=True) if named else None
+
+
+def is_there(runtime: Runtime, run: Run) -> bool:
+    """Whether there is anything of the worktree and branch, or of a worktree on its way out."""
+    if run.owns_tree and os.path.lexists(aside(run)):
+        return True
+    return repository_of(runtime, run) is not None and bool(runtime.git.find(run))
 
 
 def clear_place(
+    runtime: Runtime, run: Run, going: Collection[str] = (), *, force: bool, tell: Callable[[str], None]
+) -> bool:
+    """Remove the worktree and branch of a closed run, as far as its row says that they were made by it (see `places`).
+
+    What would be lost is kept by a ref first, and `tell` hears of it. Raises `Kept` if they must not go. False if there was
+    nothing. Under the repository's lock: of two branches that keep each other's commits, one stays.
+    """
+    repository = repository_of(runtime, run)
+    if repository is None:
+        _stop(run, obstacle(runtime, run, going), force=force)
+        return False
+    git = runtime.git
+    lock = git.lock(repository)
+    try:
+        git.bring_back(run)
+        found = git.find(run)
+        _stop(run, _obstacle_of(run, found, git.weigh(run, found, going)), force=force)
+        anything = bool(found) or (run.owns_tree and os.path.lexists(aside(run)))
+        if anything:
+            _leave(runtime, run)
+            _remove_found(runtime, run, going, force=force, tell=tell)
+    finally:
+        lock.release()
+    if anything and run.owns_tree:
+        with DELETING_FILES:
+            git.delete_aside(run)
+    return anything
+
+
+def _stop(run: Run, found: Obstacle | None, *, force: bool) -> None:
+    if found and not (force and found.rescuable):
+        raise Kept(run, found)
+
+
+def _leave(runtime: Runtime, run: Run) -> None:
+    """Have no run that is claimed from now on go on there. A run that the database has lost has no task that could."""
+    if runtime.store.find_runs([run.token]):
+        with LEAVING:
+            runtime.store.leave_place(run.token, at=now())
+
+
+def _remove_found(
     runtime: Runtime, run: Run, going: Collection[str], *, force: bool, tell: Callable[[str], None]
 ) -> None:
-    """Remove the worktree and branch of a closed run; what would be lost is kept by a ref first, and `tell` hears of it."""
-    losses = _check_place(runtime, run, going, force=force)
-    if not os.path.isdir(run.repo):
-        return
-    if losses:
-        tell(runtime.git.rescue(run))
-    runtime.git.remove_place(run)
-
-
-def _clear_pane(runtime: Runtime, run: Run) -> None:
+    """Set the worktree aside, look at it once more, rescue what it holds, and have git forget it and its branch."""
+    git = runtime.git
     try:
-        runtime.windows(run.socket).kill(run.token)
-    except NoServer:
-        pass  # no server, no pane
+        if git.find(run).files:
+            with SETTING_ASIDE:
+                git.set_aside(run)
+        found = git.find(run)
+        losses = git.weigh(run, found, going)
+        _stop(run, _obstacle_of(run, found, losses), force=force)
+        if losses.is_work:
+            with RESCUING:
+                back = git.rescue(run, found)
+            tell(back)
+        with REMOVING_TREE:
+            git.forget(run)
+    except BaseException:
+        git.bring_back(run)
+        raise
+    with DELETING_BRANCH:
+        git.delete_branch(run, found)
+    if found.elsewhere:
+        tell(f"task {run.task}: its branch {run.branch} stays: it is checked out in {', '.join(found.elsewhere)}")
+    for entry in git.stashes(run):
+        tell(
+            f"task {run.task}: {entry}, made on its branch, stays: git -C {shlex.quote(run.repo)} stash show -p {entry}"
+        )
+
+
+# -- panes and run directories --------------------------------------------------------------------------------------------
+
+
+def look_at(runtime: Runtime, runs: Iterable[Run]) -> dict[str, Server]:
+    """The tmux servers of the runs, by socket: one request for each."""
+    return {socket: runtime.windows(socket).look() for socket in dict.fromkeys(run.socket for run in runs)}
+
+
+def pane_obstacle(runtime: Runtime, run: Run, servers: dict[str, Server]) -> Obstacle | None:
+    """What keeps the run's pane from being closed: something lives in it. Raises `Unanswered` if tmux does not say.
+
+    A launcher that has just closed its run gets a moment to leave.
+    """
+    deadline = time.monotonic() + PANE_PATIENCE_S
+    pane = _pane(run, servers)
+    while pane is not None and not pane.dead:
+        if time.monotonic() > deadline:
+            why = f"something runs in its pane {pane.pane_id} (process {pane.pid})"
+            return Obstacle(why, f"dispatchctl attach {run.task}")
+        time.sleep(0.02)
+        servers[run.socket] = runtime.windows(run.socket).look()
+        pane = _pane(run, servers)
+    return None
+
+
+def _pane(run: Run, servers: dict[str, Server]) -> Pane | None:
+    server = servers[run.socket]
+    if server.answer is Answer.UNKNOWN:
+        raise Unanswered(
+            f"task {run.task}: whether its pane lives is unknown: {server.said}",
+            f"tmux -S {shlex.quote(run.socket)} ls",
+        )
+    return server.pane_of(run.token)
+
+
+def has_rest(run: Run, servers: dict[str, Server]) -> bool:
+    """Whether the closed run has a pane or a directory."""
+    return _pane(run, servers) is not None or os.path.lexists(run.run_dir)
+
+
+def clear_rest(runtime: Runtime, run: Run, servers: dict[str, Server]) -> bool:
+    """Close the dead pane of a closed run and remove its directory; whether there was either."""
+    there = has_rest(run, servers)
+    if _pane(run, servers) is not None:
+        with CLOSING_PANE:
+            runtime.windows(run.socket).kill(run.token)
+    with REMOVING_RUN_DIR:
+        rundir.remove(run.run_dir)
+    return there
+
+
+def note_cleared(runtime: Runtime, run: Run, *, actor: Actor) -> None:
+    """Note that nothing of the run is left."""
+    with NOTING_CLEARED:
+        runtime.store.note_cleared(run.token, actor=actor, at=now())

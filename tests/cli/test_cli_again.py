@@ -29,6 +29,10 @@ def test_cancel_of_a_running_task_ends_every_process_and_keeps_its_work(shared: 
     assert shared.agents_left(run) == []
     assert (Path(run.worktree) / "work").read_text() == "work\n"
     assert shared.world.git(shared.repo, "branch", "--list", run.branch)
+    said = shared.run("cancel", str(task))
+    assert (said.code, said.out) == (0, f"task {task} is cancelled\n")
+    assert f"task {task}: {run.worktree} holds what would be lost: 1 uncommitted file\n" in said.err
+    assert f"  hint: dispatchctl cancel {task} --force\n" in said.err
 
 
 def test_cancel_of_a_task_that_is_being_launched_leaves_no_trace(desk: Desk) -> None:
@@ -81,13 +85,16 @@ def test_retry_goes_on_in_the_worktree_and_the_agent_hears_what_was_said(desk: D
     assert (second.number, second.worktree, second.branch) == (2, first.worktree, first.branch)
     assert (Path(second.worktree) / "x").read_text() == "x\nx\n"
 
-    desk.ok("retry", str(task), "--fresh")
+    said = desk.run("retry", str(task), "--fresh")
+    assert said.code == 0
+    assert f"refs/dispatchctl/rescue/{task}/{second.token}" in said.err
     desk.ok("dispatch", str(task))
     desk.world.ended(desk.runtime, task)
     third = desk.newest(task)
     assert (third.branch, third.worktree) == (f"{first.branch}-3", f"{first.worktree}-3")
     assert (Path(third.worktree) / "x").read_text() == "x\n"
-    assert (Path(first.worktree) / "x").read_text() == "x\nx\n"
+    assert not os.path.exists(first.worktree)
+    assert desk.world.git(desk.repo, "show", f"refs/dispatchctl/rescue/{task}/{second.token}:x") == "x\nx"
     assert desk.world.root.joinpath("places").read_text().split() == [first.worktree] * 2 + [third.worktree]
     assert seen.read_text().split("\0")[2] == "Do this\nand that."
 

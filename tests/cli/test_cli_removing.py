@@ -12,11 +12,9 @@ import pytest
 from cli.desk import Desk
 from world import eventually
 
-from dispatchctl import clearing
+from dispatchctl import clearing, faults
 from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import NoSuchTask, Refused
-from dispatchctl.runtime import Runtime
-from dispatchctl.task import Run
 
 COMMIT = "echo committed > c; git add c; git commit -qm work-$DISPATCHCTL_TASK"  # two alike in one second would be one
 LOSSES = {
@@ -133,11 +131,12 @@ def test_a_ready_task_is_not_started_while_it_is_removed(desk: Desk, monkeypatch
     desk.ok("retry", str(task))
     run = desk.newest(task)
 
-    def dispatched_meanwhile(runtime: Runtime, _: Run) -> None:
-        with pytest.raises(Refused, match=f"task {task} is cancelled, not ready"):
-            dispatch(desk.world.runtime(), [task])
+    def dispatched_meanwhile(point: str) -> None:
+        if point == "before set the worktree aside":
+            with pytest.raises(Refused, match=f"task {task} is cancelled, not ready"):
+                dispatch(desk.world.runtime(), [task])
 
-    monkeypatch.setattr(clearing, "_clear_pane", dispatched_meanwhile)
+    monkeypatch.setattr(faults, "at_point", dispatched_meanwhile)
     clearing.remove(desk.runtime, [task], force=False, tell=print)
     assert not exists(desk, task)
     assert not os.path.lexists(run.worktree)
@@ -148,15 +147,15 @@ def test_a_task_that_was_started_while_it_was_looked_at_is_not_removed(
 ) -> None:
     task = desk.ended("Again", "exit 1")
     desk.ok("retry", str(task))
-    check = clearing._check_place
+    check = clearing.obstacle
 
-    def started_meanwhile(*words: Any, **more: Any) -> list[str]:
+    def started_meanwhile(*words: Any, **more: Any) -> clearing.Obstacle | None:
         losses = check(*words, **more)
         dispatch(desk.world.runtime(), [task])
         desk.world.ended(desk.runtime, task)
         return losses
 
-    monkeypatch.setattr(clearing, "_check_place", started_meanwhile)
+    monkeypatch.setattr(clearing, "obstacle", started_meanwhile)
     with pytest.raises(Refused, match=f"task {task} was not removed: it was started meanwhile"):
         clearing.remove(desk.runtime, [task], force=False, tell=print)
     assert os.path.isdir(desk.newest(task).worktree)

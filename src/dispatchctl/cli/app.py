@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("work", WORK),
     "retry": ("work", WORK),
     "unblock": ("work", WORK),
+    "prune": ("work", WORK),
     "done": ("report", AGENT),
     "fail": ("report", AGENT),
     "block": ("report", AGENT),

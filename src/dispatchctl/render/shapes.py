@@ -1,9 +1,9 @@
 """The JSON of the contract (section 8 of the design). Every key is always there; null is "not known"."""
 
-from typing import Any
+from enum import StrEnum
+from typing import Any, Protocol
 
 from dispatchctl.durations import format_time
-from dispatchctl.plan import Action
 from dispatchctl.task import Event, Run, Task
 
 SCHEMA_VERSION = 1
@@ -82,6 +82,19 @@ def event(value: Event) -> dict[str, Any]:
     }
 
 
-def action(value: Action, ok: bool) -> dict[str, Any]:
-    """Something that reconcile did about a run, or only reports."""
+class Act(Protocol):
+    """What `reconcile` or `prune` did about a run, or only reports."""
+
+    @property
+    def kind(self) -> StrEnum: ...
+    @property
+    def task(self) -> int | None: ...
+    @property
+    def run(self) -> str | None: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def action(value: Act, ok: bool) -> dict[str, Any]:
+    """Something that was done about a run, or is only reported."""
     return {"action": value.kind, "task": value.task, "run": value.run, "reason": value.reason, "ok": ok}

@@ -133,5 +133,7 @@ def _run_lines(run: Run, count: int, now: int) -> Iterator[str]:
         yield f"  started     {format_time(run.started_at)}, {took}"
     yield f"  branch      {run.branch}"
     yield f"  worktree    {run.worktree}"
+    if run.cleared_at is not None:
+        yield f"  cleared     {format_time(run.cleared_at)}: its worktree, branch, window and output are gone"
     if run.window_id and run.closed_at is None:
         yield f"  window      {run.session}, {run.window_id} on {run.socket}"

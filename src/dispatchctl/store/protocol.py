@@ -7,10 +7,13 @@ the epoch. A second backend is one module that passes `tests/store`.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Report, Run, Status, Task
 from dispatchctl.verdict import Changes, Cure, Ending, Policy
+
+if TYPE_CHECKING:
+    from dispatchctl.doctor.health import Contents
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,15 @@ class Store(Protocol):
 
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """A finished, reviewed or blocked task → ready; refused while a run is open or a child has started."""
+
+    def retriable(self, task: int) -> Task:
+        """The task, if `retry` would not be refused now."""
+
+    def leave_place(self, token: str, *, at: int) -> None:
+        """Before a closed run's worktree goes: no later run of the task is to go on in it. Said again, changes nothing.
+
+        Raises `Refused` while a run of the task is open, or while it is ready to go on there.
+        """
 
     def cancel(self, task: int, *, at: int) -> Task:
         """→ cancelled, for a task without an open run."""
@@ -239,3 +251,19 @@ class Store(Protocol):
 
     def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int) -> None:
         """Note what a started run's agent is doing, with an event: it has stalled, or goes on."""
+
+    # -- what doctor asks ------------------------------------------------------------------------------------------
+    def contents(self, *, at: int, within: float) -> "Contents":
+        """What is wrong with rows, references, indexes and pages, looked at for at most `within` seconds."""
+
+    def recount(self) -> int:
+        """Count again what is counted, the unfinished parents of tasks; how many rows were wrong."""
+
+    def use_write_ahead_log(self) -> None:
+        """Have readers not wait for writers again."""
+
+    def known_branches(self, repo: str) -> Collection[str]:
+        """The branches of all runs in the repository."""
+
+    def last_closed(self) -> int | None:
+        """When a run was closed last, of those that were not cleared away."""

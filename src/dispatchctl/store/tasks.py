@@ -103,12 +103,7 @@ class TaskVerbs(Ledger):
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """→ ready; with `fresh` the next run does not go on in the last one's worktree."""
         with self._database:
-            before = self.task(task)
-            self._refuse_open(task, "retried")
-            if before.status not in RETRIABLE:
-                raise Refused(f"task {task} is {before.status}; there is nothing to retry", f"dispatchctl show {task}")
-            if before.status is Status.DONE:
-                self._refuse_started_child(task)
+            before = self.retriable(task)
             columns: dict[str, Any] = {
                 "error": None,
                 "result": None,
@@ -120,6 +115,32 @@ class TaskVerbs(Ledger):
                 columns["resume"] = None
             self._change(before, Act("retried", Actor.USER, at), to=Status.READY, columns=columns)
             return self.task(task)
+
+    def retriable(self, task: int) -> Task:
+        """The task, if it may be retried now."""
+        before = self.task(task)
+        self._refuse_open(task, "retried")
+        if before.status not in RETRIABLE:
+            raise Refused(f"task {task} is {before.status}; there is nothing to retry", f"dispatchctl show {task}")
+        if before.status is Status.DONE:
+            self._refuse_started_child(task)
+        return before
+
+    def leave_place(self, token: str, *, at: int) -> None:
+        """No later run goes on in the run's worktree, so that one that is claimed meanwhile does not lose it."""
+        with self._database:
+            run = self.run(token)
+            task = self.task(run.task)
+            self._refuse_open(task.id, "cleared")
+            resume = self.run(task.resume) if task.resume else None
+            if resume is None or (resume.worktree, resume.branch) != (run.worktree, run.branch):
+                return
+            if task.status is Status.READY:
+                raise Refused(
+                    f"task {task.id} is ready, and its next run goes on in {run.worktree}",
+                    f"dispatchctl cancel {task.id}",
+                )
+            self._change(task, Act("left", Actor.USER, at), columns={"resume": None}, run=run)
 
     def _refuse_started_child(self, task: int) -> None:
         row = self._database.row(

@@ -1,14 +1,95 @@
-"""What a run's worktree holds, and keeping it from being lost when the worktree goes."""
+"""What would be lost if a run's worktree and branch went, and keeping that by a ref.
+
+A worktree is looked at with git's own directory of it named outright, so that it is judged alike at its path and set aside
+from it, and whatever stands in its `.git`. What is in that directory: gitrepository-layout(5).
+"""
 
 import os
-from collections.abc import Collection, Mapping
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from shlex import quote
+from typing import Self
 
 from dispatchctl.errors import DispatchctlError
 from dispatchctl.task import Run
 from dispatchctl.verdict import Changes
 from dispatchctl.worktrees.git import NUL
-from dispatchctl.worktrees.repositories import Repositories, remove_if_empty, rescue_ref
+from dispatchctl.worktrees.repositories import Repositories, rescue_ref
+
+UNFINISHED = {
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "MERGE_HEAD": "merge",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "BISECT_LOG": "bisect",
+}
+"""What git leaves in a worktree's directory while something waits to be gone on with."""
+
+NOTED_COMMITS = (
+    *("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "MERGE_AUTOSTASH", "BISECT_START"),
+    *("rebase-merge/orig-head", "rebase-merge/autostash", "rebase-apply/orig-head", "rebase-apply/autostash"),
+)
+"""Where git notes commits that nothing else may have: those a rebase began with, what it stashed, what is being merged."""
+
+COMMIT_ID = re.compile(r"[0-9a-f]{40,64}")
+
+TRUSTING_NOBODY = ("core.fsmonitor", "false"), ("core.untrackedCache", "false")
+DURABLE = ("core.fsync", "all"), ("core.fsyncMethod", "batch")
+"""git leaves new objects to the system's write-back; the files that they are to replace are deleted right after."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of a run's place.
+
+    `own` is git's directory of the worktree, `files` where its files are, `tip` what the run's branch points to, `elsewhere`
+    the other worktrees that have it checked out. `stray` is what stands at the path and is not this worktree.
+    """
+
+    own: str | None = None
+    files: str | None = None
+    tip: str | None = None
+    elsewhere: tuple[str, ...] = ()
+    stray: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != Found()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What would be lost: what a rescue can keep, and what is `beyond` it."""
+
+    files: int = 0
+    unfinished: str | None = None
+    commits: int = 0
+    beyond: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    missing: str | None = None
+
+    @property
+    def is_work(self) -> bool:
+        """Whether there is anything that a ref has to keep."""
+        return bool(self.files or self.unfinished or self.commits or self.missing)
+
+    def named(self, branch: str) -> list[str]:
+        """Each of them in words."""
+        found = []
+        if self.files:
+            found.append(_counted(self.files, "uncommitted file"))
+        if self.unfinished:
+            found.append(f"a {self.unfinished} that is not finished")
+        found += self.beyond
+        if self.commits:
+            found.append(f"{_counted(self.commits, 'commit')} that no other branch has")
+        if self.elsewhere:
+            found.append(f"the branch {branch}, which is checked out elsewhere")
+        if self.missing:
+            found.append("a worktree that was moved or deleted by hand")
+        return found
 
 
 class Keeping(Repositories):
@@ -30,99 +111,279 @@ class Keeping(Repositories):
 
         In the middle of a merge or rebase nothing is done: that would commit the conflicts as solved.
         """
-        if self._is_unfinished(worktree):
+        if _unfinished(self.git_dirs(worktree)[0]):
             return
         added = self._git(worktree, "add", "--all")
         if added.code == 0:
             self._git(worktree, "commit", "--quiet", "--no-verify", "--file=-", given=message.encode())
 
-    def _is_unfinished(self, worktree: str) -> bool:
-        """Whether a merge, rebase or cherry-pick waits to be gone on with."""
-        own, _ = self.git_dirs(worktree)
-        signs = ("rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD")
-        return any(os.path.exists(os.path.join(own, sign)) for sign in signs)
+    # -- what is there ---------------------------------------------------------------------------------------------
+    def find(self, run: Run) -> Found:
+        """What there is of the worktree and the branch that the run, by its row, made."""
+        places = (run.worktree, aside(run))
+        own = self._own_dir(run) if run.owns_tree else None
+        there = [path for path in (places if own else places[:1]) if run.owns_tree and os.path.lexists(path)]
+        stray = _stray(own, there[0]) if there else None
+        files = there[0] if there and not stray else None
+        tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None
+        registered = self.registered(run.repo) if tip else {}
+        elsewhere = (path for path, branch in registered.items() if branch == run.branch and path not in places)
+        return Found(own, files, tip, tuple(elsewhere), stray)
 
+    def _own_dir(self, run: Run) -> str | None:
+        """git's own directory of the run's worktree, also if its files are gone."""
+        _, common = self.git_dirs(run.repo)
+        wanted = [os.path.join(path, ".git") for path in (run.worktree, aside(run))]
+        try:
+            entries = sorted(os.listdir(os.path.join(common, "worktrees")))
+        except FileNotFoundError:
+            return None
+        for name in entries:
+            own = os.path.join(common, "worktrees", name)
+            for line in _lines(os.path.join(own, "gitdir")):
+                if os.path.normpath(os.path.join(own, line)) in wanted:
+                    return own
+        return None
+
+    # -- what would be lost ----------------------------------------------------------------------------------------
     def losses(self, run: Run, going: Collection[str] = ()) -> list[str]:
-        """What would be lost if the worktree and the branch of a closed run went, together with the branches `going`."""
-        found = []
-        registered = self.registered(run.repo)
-        if run.worktree in registered and os.path.isdir(run.worktree):
-            dirty = self._answer(run.worktree, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
-            if dirty:
-                found.append(_counted(dirty.count(NUL), "uncommitted file"))
-            if self._is_unfinished(run.worktree):
-                found.append("a merge or rebase that is not finished")
-            found += self.beyond_rescue(run)
-        commits = self._unreachable(run, registered, going)
-        if commits:
-            found.append(f"{_counted(commits, 'commit')} that no other branch has")
-        if any(branch == run.branch and path != run.worktree for path, branch in registered.items()):
-            found.append(f"the branch {run.branch}, which is checked out elsewhere")
-        return found
+        """What would be lost, in words, if the place of a closed run went together with the branches `going`."""
+        return self.weigh(run, self.find(run), going).named(run.branch)
 
-    def beyond_rescue(self, run: Run) -> list[str]:
-        """What of the worktree no commit of this repository can keep: repositories within it, of which it is not a part."""
-        if not os.path.isdir(run.worktree):
-            return []
-        own, _ = self.git_dirs(run.worktree)
-        found = ["the commits of its submodules"] if os.path.isdir(os.path.join(own, "modules")) else []
-        untracked = self._answer(run.worktree, "ls-files", "-z", "--others", "--exclude-standard", "--directory")
-        directories = [path for path in os.fsdecode(untracked).split("\0") if path.endswith("/")]
-        nested = [path for path in directories if os.path.lexists(os.path.join(run.worktree, path, ".git"))]
-        return found + [f"the repository {path}" for path in nested]
+    def weigh(self, run: Run, found: Found, going: Collection[str] = ()) -> Losses:
+        """What would be lost if what was found of a closed run's place went together with the branches `going`.
 
-    def _unreachable(self, run: Run, registered: Mapping[str, str | None], going: Collection[str]) -> int:
-        """How many commits of the run's branch, or of its worktree's HEAD, no branch that stays, remote or tag has."""
-        tips = [] if self.branch_tip(run.repo, run.branch) is None else [f"refs/heads/{run.branch}"]
-        if run.worktree in registered and os.path.isdir(run.worktree):
-            tips.append(self._line(run.worktree, "rev-parse", "HEAD"))
+        Files that git ignores are not work. A commit under a rescue ref is kept, and one that a stash stands on is not.
+        """
+        if found.stray:
+            return Losses(beyond=(found.stray,))
+        files, beyond = 0, []
+        if found.own and found.files:
+            there = self._within(found)
+            asked = ("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none")
+            files = there._answer(found.files, *asked).count(NUL)
+            beyond = self._beyond(found)
+        return Losses(
+            files,
+            _unfinished(found.own) if found.own else None,
+            self._unreachable(run, found, going),
+            tuple(beyond),
+            found.elsewhere,
+            run.worktree if found.own and not found.files else None,
+        )
+
+    def _within(self, found: Found, *, index: str | None = None) -> Self:
+        """git in the worktree, whatever its `.git` says; with an index of its own if one is named."""
+        apart = type(self)(self.program, self.environment, self.limits)
+        assert found.own is not None, "only of a worktree that git knows"
+        apart.environment |= {"GIT_DIR": found.own, "GIT_OPTIONAL_LOCKS": "0"}
+        if found.files:
+            apart.environment["GIT_WORK_TREE"] = found.files
+        if index:
+            apart.environment["GIT_INDEX_FILE"] = index
+        settings = (*TRUSTING_NOBODY, *DURABLE)
+        apart.environment["GIT_CONFIG_COUNT"] = str(len(settings))
+        for number, (key, value) in enumerate(settings):
+            apart.environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        return apart
+
+    def _unreachable(self, run: Run, found: Found, going: Collection[str]) -> int:
+        """How many commits of the place no branch that stays, remote, tag or rescue ref has."""
+        tips = self._tips(found)
         if not tips:
             return 0
         excluded = [f"--exclude={branch}" for branch in dict.fromkeys((run.branch, *going))]
-        others = ("--not", *excluded, "--branches", "--remotes", "--tags")
+        others = ("--not", *excluded, "--branches", "--remotes", "--tags", "--glob=refs/dispatchctl/rescue")
         return int(self._line(run.repo, "rev-list", "--count", *tips, *others))
 
-    def rescue(self, run: Run) -> str:
-        """Keep the branch, the worktree's HEAD and a commit of its uncommitted files under one ref; how to get them back."""
-        ref, tip = rescue_ref(run), self.branch_tip(run.repo, run.branch)
-        if os.path.isdir(run.worktree):
-            tip = self._commit_of_everything(run, tip)
-        if tip is not None:
-            self._must(run, "git update-ref", run.repo, "update-ref", ref, tip)
-        back = f"git -C {quote(run.repo)} branch rescued-{run.task}-{run.token} {ref}"
+    def _tips(self, found: Found) -> list[str]:
+        """The commits that the place alone may have: its HEAD first, if it has one."""
+        branch = [found.tip] if found.tip else []
+        if found.own is None:
+            return branch
+        asked = ("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        head = self._within(found)._git(found.files or found.own, *asked)
+        noted = (line for name in NOTED_COMMITS for line in _lines(os.path.join(str(found.own), name)))
+        known = [line for line in noted if COMMIT_ID.fullmatch(line)]
+        return list(dict.fromkeys([*os.fsdecode(head.out).split(), *branch, *known]))
+
+    def _beyond(self, found: Found) -> list[str]:
+        """What no commit of this repository can keep: repositories within it, of which it is not a part."""
+        assert found.own is not None, "only of a worktree that git knows"
+        assert found.files is not None, "and that is there"
+        there = self._within(found)
+        tracked = os.fsdecode(there._answer(found.files, "ls-files", "-z", "--stage")).split("\0")[:-1]
+        links = {line.partition("\t")[2] for line in tracked if line.startswith("160000 ")}
+        paths = [line.partition("\t")[2] for line in tracked]
+        paths += os.fsdecode(there._answer(found.files, "ls-files", "-z", "--others", "--exclude-standard")).split("\0")
+        inside = {above for path in paths for above in _directories(path)} | links
+        nested = [path for path in sorted(inside) if _is_repository(os.path.join(found.files, path), path in links)]
+        modules = any(self._has_own_commits(each) for each in _modules(found.own))
+        return [f"the repository {path}/" for path in nested] + (["the commits of its submodules"] if modules else [])
+
+    def _has_own_commits(self, module: str) -> bool:
+        """Whether a submodule has commits that its remotes, as last seen, do not have."""
+        counted = self._line(
+            module, f"--git-dir={module}", "rev-list", "--count", "--all", "HEAD", "--not", "--remotes"
+        )
+        return counted != "0"
+
+    # -- keeping it ------------------------------------------------------------------------------------------------
+    def rescue(self, run: Run, found: Found) -> str:
+        """Keep every commit of the place and a commit of its uncommitted files under one ref; how to get them back.
+
+        The same work is kept by the same ref again. A ref that has other work already is not touched: there is a next one.
+        """
+        tip = self._commit_of_everything(run, found) if found.own else found.tip
+        if tip is None:
+            return f"task {run.task}: there was no commit and no file to be kept"
+        ref, number = rescue_ref(run), 1
+        while not self._keep_by(run, ref, tip):
+            number += 1
+            ref = f"{rescue_ref(run)}-{number}"
+        branch = f"rescued-{run.task}-{ref.rpartition('/')[2]}"
+        while self.branch_tip(run.repo, branch) is not None:
+            branch += "-again"
+        back = f"git -C {quote(run.repo)} branch {branch} {ref}"
         return f"task {run.task}: its work is kept; to get it back: {back}"
 
-    def _commit_of_everything(self, run: Run, tip: str | None) -> str:
-        """A commit of all that is not ignored, made without touching the index, on top of HEAD and of the branch's tip."""
-        head = self._line(run.worktree, "rev-parse", "HEAD")
-        own, _ = self.git_dirs(run.worktree)
-        index = os.path.join(own, f"rescue-{run.token}")
-        name, mail = "dispatchctl", "dispatchctl@localhost"
-        apart = type(self)(self.program, self.environment, self.limits)
-        apart.environment |= {"GIT_INDEX_FILE": index, "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail}
-        apart.environment |= {"GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail}
-        behind = tip is None or self._git(run.worktree, "merge-base", "--is-ancestor", tip, head).code == 0
-        parents = ["-p", head] if behind else ["-p", head, "-p", str(tip)]
-        try:
-            apart._must(run, "git read-tree", run.worktree, "read-tree", head)
-            apart._must(run, "git add", run.worktree, "add", "--all")
-            tree = apart._line(run.worktree, "write-tree")
-            if behind and tree == self._line(run.worktree, "rev-parse", f"{head}^{{tree}}"):
-                return head
-            said = f"rescued from task {run.task}, run {run.token}"
-            return apart._line(run.worktree, "commit-tree", *parents, "-m", said, tree)
-        finally:
-            if os.path.exists(index):
-                os.unlink(index)
+    def _keep_by(self, run: Run, ref: str, tip: str) -> bool:
+        """Have the ref keep the commit; False, and nothing is done, if that would let go of what it keeps."""
+        before = self._git(run.repo, "rev-parse", "--verify", "--quiet", ref)
+        old = os.fsdecode(before.out).strip() if before.code == 0 else ""
+        if old == tip:
+            return True
+        if old and not self._is_in(run.repo, old, tip):
+            return False
+        fsync = [word for key, value in DURABLE for word in ("-c", f"{key}={value}")]
+        self._must(run, "git update-ref", run.repo, *fsync, "update-ref", ref, tip, old or "0" * len(tip))
+        return True
 
-    def remove_place(self, run: Run) -> None:
-        """Remove the worktree and the branch of a closed run; the caller has made sure that nothing is lost."""
-        if run.worktree in self.registered(run.repo):
-            self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
-        remove_if_empty(os.path.dirname(run.worktree))
-        tip = self.branch_tip(run.repo, run.branch)
-        if tip is not None and run.branch not in self.registered(run.repo).values():
-            self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
+    def _is_in(self, repo: str, commit: str, tip: str) -> bool:
+        return self._git(repo, "merge-base", "--is-ancestor", commit, tip).code == 0
+
+    def _commit_of_everything(self, run: Run, found: Found) -> str | None:
+        """A commit of all that is not ignored, made without touching the index, on top of every commit of the place.
+
+        What was staged and then changed again is kept by a parent of its own. Done again for the same files, it is the same
+        commit: it is dated by the end of the run.
+        """
+        assert found.own is not None, "only of a worktree that git knows"
+        parents: list[str] = []
+        for tip in self._tips(found):
+            if not any(self._is_in(run.repo, tip, each) for each in parents):
+                parents.append(tip)
+        index, at = os.path.join(found.own, f"rescue-{run.token}"), found.files or found.own
+        apart = self._within(found, index=index)
+        apart.environment |= _author(run)
+        try:
+            if os.path.exists(os.path.join(found.own, "index")):
+                shutil.copyfile(os.path.join(found.own, "index"), index)
+            staged = apart._git(at, "write-tree")  # it fails in the middle of a conflict, whose sides are commits
+            if found.files:
+                apart._must(run, "git add", at, "add", "--all")
+            tree = apart._line(at, "write-tree") if found.files or staged.code == 0 else None
+            if staged.code == 0:
+                parents = apart._with_staged(at, run, os.fsdecode(staged.out).strip(), tree, parents)
+            return apart._commit(at, run, tree, parents)
+        finally:
+            for path in (index, f"{index}.lock"):
+                if os.path.exists(path):
+                    os.unlink(path)
+
+    def _with_staged(self, at: str, run: Run, staged: str, tree: str | None, parents: Sequence[str]) -> list[str]:
+        """The parents, and one for what is staged if neither the first of them nor the files have it."""
+        if staged in (tree, self._tree_of(at, parents[:1])):
+            return [*parents]
+        commit = self._commit(at, run, staged, parents[:1], "staged")
+        return [*parents, commit] if commit else [*parents]
+
+    def _tree_of(self, at: str, commits: Sequence[str]) -> str | None:
+        return self._line(at, "rev-parse", f"{commits[0]}^{{tree}}") if commits else None
+
+    def _commit(self, at: str, run: Run, tree: str | None, parents: Sequence[str], what: str = "rescued") -> str | None:
+        """The commit of the tree on the parents; the parent itself if it is the only one and has that very tree."""
+        before = self._tree_of(at, parents)
+        tree = tree or before
+        if tree is None or (len(parents) == 1 and tree == before):
+            return parents[0] if parents else None
+        on = [word for parent in parents for word in ("-p", parent)]
+        return self._line(at, "commit-tree", *on, "-m", f"{what} from task {run.task}, run {run.token}", tree)
+
+    # -- what stays ------------------------------------------------------------------------------------------------
+    def stashes(self, run: Run) -> list[str]:
+        """The entries of the repository's stash that were made on the run's branch: they stay when its worktree goes."""
+        listed = self._git(run.repo, "stash", "list", "-z", "--format=%gd %gs")
+        marks = (f" WIP on {run.branch}: ", f" On {run.branch}: ")
+        entries = os.fsdecode(listed.out).split("\0") if listed.code == 0 else []
+        return [entry.partition(" ")[0] for entry in entries if any(mark in entry for mark in marks)]
+
+
+def aside(run: Run) -> str:
+    """Where the worktree is put on its way out: beside its path, so that going there is one step."""
+    directory, leaf = os.path.split(run.worktree)
+    return os.path.join(directory, f".going-{leaf}")
+
+
+def _stray(own: str | None, files: str) -> str | None:
+    """What stands where the worktree should be, if it is something else."""
+    if os.path.islink(files) or not os.path.isdir(files):
+        return f"{files}, which is not the directory that was made there"
+    link = os.path.join(files, ".git")
+    if own is None:
+        return f"{files}, which git does not know as a worktree"
+    if not os.path.lexists(link):
+        return None
+    there = _lines(link) if os.path.isfile(link) else []
+    target = there[0].removeprefix("gitdir: ") if there else ""
+    if os.path.realpath(os.path.join(files, target)) != os.path.realpath(own) or not target:
+        return f"{files}, which is another repository now"
+    return None
+
+
+def _unfinished(own: str) -> str | None:
+    """What waits in the worktree to be gone on with."""
+    return next((what for sign, what in UNFINISHED.items() if os.path.exists(os.path.join(own, sign))), None)
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file of git's; none if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read()).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _directories(path: str) -> Iterator[str]:
+    """Every directory above the path; one that ends in `/` is one itself."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _is_repository(path: str, is_link: bool) -> bool:
+    """Whether the directory is a repository of its own; a submodule, whose `.git` is a file, is looked at elsewhere."""
+    inner = os.path.join(path, ".git")
+    return os.path.lexists(inner) and not (is_link and os.path.isfile(inner))
+
+
+def _modules(own: str) -> Iterator[str]:
+    """The repositories of the worktree's submodules, and of theirs."""
+    for directory, below, files in os.walk(os.path.join(own, "modules")):
+        if "HEAD" in files:
+            yield directory
+            below[:] = [each for each in below if each == "modules"]
+
+
+def _author(run: Run) -> dict[str, str]:
+    """Who commits what is rescued, and when."""
+    at = f"{(run.closed_at or run.claimed_at) // 1000} +0000"
+    name, mail = "dispatchctl", "dispatchctl@localhost"
+    found: dict[str, str] = {}
+    for role in ("AUTHOR", "COMMITTER"):
+        found |= {f"GIT_{role}_NAME": name, f"GIT_{role}_EMAIL": mail, f"GIT_{role}_DATE": at}
+    return found
 
 
 def _counted(number: int, what: str) -> str:

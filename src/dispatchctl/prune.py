@@ -1,0 +1,146 @@
+"""Clearing away what finished tasks left: worktrees, branches, panes and run directories. Rows and events stay.
+
+A task is finished when it is done, failed or cancelled and all its runs are closed. Work that would be lost is kept and
+named, and so is the branch that a task which is still to run would start from.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from shlex import quote
+
+from dispatchctl import clearing
+from dispatchctl.clearing import Obstacle
+from dispatchctl.errors import DispatchctlError, NoSuchTask
+from dispatchctl.runtime import Runtime
+from dispatchctl.snapshot import Server
+from dispatchctl.task import FINISHED, Actor, Phase, Run, Status, Task
+
+
+class Kind(StrEnum):
+    """What becomes of a run's worktree, branch, pane and directory."""
+
+    CLEAR = "clear"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of one run, and why. `failed` says that it could not be told or done, not that there is work in it."""
+
+    kind: Kind
+    task: int
+    run: str
+    reason: str
+    hint: str | None = None
+    failed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was cleared."""
+        return self.kind is Kind.CLEAR
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be cleared: tasks whose newest run was closed before (milliseconds since the epoch), by force or not."""
+
+    closed_before: int
+    force: bool = False
+    dry_run: bool = False
+
+
+def prune(runtime: Runtime, wish: Wish, *, tell: Callable[[str], None]) -> Iterator[Pruned]:
+    """Clear what finished tasks left, one after the other; one task's trouble does not keep the rest from being cleared.
+
+    `tell` hears what was rescued and how to get it back. Two at once do no harm, and one that was killed is gone on with.
+    """
+    kept = runtime.store.kept_runs(closed_before=wish.closed_before)
+    servers = clearing.look_at(runtime, kept)
+    for task in dict.fromkeys(run.task for run in kept):
+        try:
+            yield from _Pruning(runtime, wish, servers, tell).task(task)
+        except NoSuchTask:
+            continue  # removed meanwhile
+
+
+@dataclass(frozen=True)
+class _Pruning:
+    runtime: Runtime
+    wish: Wish
+    servers: dict[str, Server]
+    tell: Callable[[str], None]
+
+    def task(self, number: int) -> Iterator[Pruned]:
+        """What becomes of each run of the task; nothing of one that is not finished, or not for long enough."""
+        task, runs = self.runtime.store.task(number), self.runtime.store.runs(number)
+        if task.status not in FINISHED or any(run.phase is not Phase.CLOSED for run in runs):
+            return
+        if any((run.closed_at or 0) > self.wish.closed_before for run in runs):
+            return
+        for place in clearing.places(runs):
+            there = [run for run in runs if (run.worktree, run.branch) == (place.worktree, place.branch)]
+            left = [run for run in there if run.cleared_at is None]
+            try:
+                if left:
+                    yield from self._place(task, place, left)
+            except clearing.Kept as kept:
+                yield self._keep(place, kept.obstacle)
+            except (DispatchctlError, OSError) as error:
+                yield Pruned(Kind.KEEP, number, place.token, str(error), getattr(error, "hint", None), failed=True)
+
+    def _place(self, task: Task, place: Run, left: Sequence[Run]) -> Iterator[Pruned]:
+        """Clear a worktree and branch, then what else its runs left."""
+        found = self._obstacle(task, place, left)
+        if found and not (self.wish.force and found.rescuable):
+            yield self._keep(place, found)
+            return
+        if self.wish.dry_run:
+            there = clearing.is_there(self.runtime, place)
+            for run in left:
+                if (there and run.token == place.token) or clearing.has_rest(run, self.servers):
+                    yield Pruned(Kind.CLEAR, task.id, run.token, self._why(task, found))
+            return
+        said: list[str] = []
+        anything = clearing.clear_place(self.runtime, place, force=self.wish.force, tell=said.append)
+        for line in said:
+            self.tell(line)
+        for run in left:
+            there = clearing.clear_rest(self.runtime, run, self.servers)
+            clearing.note_cleared(self.runtime, run, actor=Actor.USER)
+            if there or (anything and run.token == place.token):
+                yield Pruned(Kind.CLEAR, task.id, run.token, "; ".join([self._why(task, None), *said]))
+
+    def _why(self, task: Task, found: Obstacle | None) -> str:
+        return f"it is {task.status}" + (f"; a rescue ref is to keep its work: {found.reason}" if found else "")
+
+    def _keep(self, run: Run, found: Obstacle) -> Pruned:
+        return Pruned(Kind.KEEP, run.task, run.token, found.reason, found.hint or "dispatchctl prune --force")
+
+    def _obstacle(self, task: Task, place: Run, left: Sequence[Run]) -> Obstacle | None:
+        """What keeps the runs of this place from being cleared."""
+        runtime = self.runtime
+        if place.host != runtime.host:
+            return Obstacle(f"it ran on another machine ({place.host})", rescuable=True)
+        for run in left:
+            live = clearing.pane_obstacle(runtime, run, self.servers)
+            if live:
+                return live
+        if clearing.repository_of(runtime, place) is None:
+            gone = Obstacle(f"its repository {place.repo} is not there, nor can its branch be seen", rescuable=True)
+            return clearing.obstacle(runtime, place) or gone
+        return self._needed(task, place) or clearing.obstacle(runtime, place)
+
+    def _needed(self, task: Task, place: Run) -> Obstacle | None:
+        """A task that is still to run would start from this branch, and from its base if the branch were gone."""
+        if task.status is not Status.DONE or task.run is None or task.run.branch != place.branch:
+            return None
+        for number in self.runtime.store.children(task.id):
+            child = self.runtime.store.task(number)
+            git = self.runtime.git
+            if child.status is Status.DONE or child.repo != place.repo:
+                continue
+            if not git.is_merged(place.repo, place.branch, child.base):
+                why = f"task {number}, which is {child.status}, is to start from its branch {place.branch}"
+                return Obstacle(why, f"git -C {quote(place.repo)} merge {place.branch}")
+        return None

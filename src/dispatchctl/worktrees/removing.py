@@ -1,0 +1,70 @@
+"""Removing the worktree and the branch of a closed run, in steps that each can be the last: what a kill leaves is gone on with.
+
+A worktree first is set aside, which is one rename: nobody writes into it by its path any more, and a look at it is the last
+one. Then git forgets it, the branch goes, and at last the files. Files aside that git still knows were not judged yet and
+are put back; files aside that git has forgotten were, and only have to be deleted.
+"""
+
+import os
+import shutil
+from shlex import quote
+
+from dispatchctl.errors import Refused
+from dispatchctl.task import Run
+from dispatchctl.worktrees.keeping import Found, Keeping, aside
+from dispatchctl.worktrees.repositories import remove_if_empty
+
+
+class Removing(Keeping):
+    """The end of a place. The caller holds the repository's lock, and has made sure that nothing is lost."""
+
+    def set_aside(self, run: Run) -> None:
+        """Take the worktree from its path."""
+        os.rename(run.worktree, aside(run))
+
+    def bring_back(self, run: Run) -> None:
+        """Put a worktree that git still knows back to its path; nothing happens if none is aside.
+
+        Raises `Refused` if something else has taken its path meanwhile.
+        """
+        if not os.path.lexists(aside(run)) or self._own_dir(run) is None:
+            return
+        if os.path.lexists(run.worktree):
+            raise Refused(
+                f"task {run.task}: its worktree is in {aside(run)}, and something else in {run.worktree}",
+                f"ls -la {quote(os.path.dirname(run.worktree))}",
+            )
+        os.rename(aside(run), run.worktree)
+        if run.worktree not in self.registered(run.repo):  # git follows a worktree that it was used in
+            self._must(run, "git worktree repair", run.repo, "worktree", "repair", run.worktree)
+
+    def forget(self, run: Run) -> None:
+        """Have git forget a worktree that is aside, or that was deleted by hand."""
+        path = next((each for each in self.registered(run.repo) if each in (run.worktree, aside(run))), None)
+        if path is not None:
+            self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", path)
+
+    def delete_branch(self, run: Run, found: Found) -> None:
+        """Delete the branch if it still points to what was found, unless it is checked out elsewhere."""
+        if found.tip is not None and not found.elsewhere:
+            self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", found.tip)
+
+    def delete_aside(self, run: Run) -> None:
+        """Delete the files of a worktree that git has forgotten; nothing happens if there are none."""
+        path = aside(run)
+        if os.path.lexists(path):
+            try:
+                shutil.rmtree(path)
+            except PermissionError:  # directories that may not be written, as some package caches make them
+                _open_up(path)
+                shutil.rmtree(path)
+        remove_if_empty(os.path.dirname(run.worktree))
+
+
+def _open_up(path: str) -> None:
+    """Let this user write into the directory and all below it, going through no symbolic link."""
+    os.chmod(path, 0o700)
+    for directory, below, _ in os.walk(path):
+        for each in (os.path.join(directory, name) for name in below):
+            if not os.path.islink(each):
+                os.chmod(each, 0o700)
