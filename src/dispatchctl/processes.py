@@ -251,9 +251,22 @@ def is_locked(path: str) -> bool | None:
     return False
 
 
+def make_private(directory: str) -> None:
+    """Make the directory, and those above it that are missing, for this user alone; `os.makedirs` would open those above."""
+    missing = []
+    while directory and not os.path.isdir(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each, 0o700)
+        except FileExistsError:
+            pass  # somebody else was quicker
+
+
 def lock(path: str, *, wait: float = 0.0) -> Lock | None:
     """Lock the file at `path`, which is made if need be; None if somebody else holds it for longer than `wait` seconds."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(path))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + wait
     while True:

@@ -122,6 +122,10 @@ class Windows:
         """Every tagged pane of the server, once each. Raises `NoServer` or `Unanswered`."""
         return list(self._listing().panes)
 
+    def version(self) -> str:
+        """What tmux says of its version; no server is asked."""
+        return self._ask("-V").strip().removeprefix("tmux ")
+
     def look(self) -> Server:
         """The server with its tagged panes; "no server" and "no answer" are answers too."""
         try:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wait": ("look", LOOK),
     "dispatch": ("work", WORK),
     "reconcile": ("work", WORK),
+    "doctor": ("doctor", WORK),
     "attach": ("work", WORK),
     "send": ("work", WORK),
     "cancel": ("work", WORK),

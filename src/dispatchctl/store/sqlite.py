@@ -4,6 +4,7 @@ from functools import cached_property
 
 from dispatchctl.store.claiming import Claiming
 from dispatchctl.store.connection import Database
+from dispatchctl.store.health import Examining
 from dispatchctl.store.reading import Reading
 from dispatchctl.store.reentering import Reentering
 from dispatchctl.store.runs import RunVerbs
@@ -11,7 +12,7 @@ from dispatchctl.store.schema import migrate
 from dispatchctl.store.tasks import TaskVerbs
 
 
-class SqliteStore(TaskVerbs, Claiming, RunVerbs, Reentering, Reading):
+class SqliteStore(TaskVerbs, Claiming, RunVerbs, Reentering, Reading, Examining):
     """A `Store` in one SQLite file."""
 
     def __init__(self, path: str, *, create: bool, busy_timeout: float) -> None:

@@ -1,7 +1,7 @@
 """Repositories, their branches and commits."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from shlex import quote
 
@@ -18,6 +18,15 @@ class Repository:
 
     root: str
     common_dir: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A worktree as git lists it; `reason`: why it is locked, None if it is not."""
+
+    path: str
+    branch: str | None
+    reason: str | None
 
 
 class NotARepository(LaunchError):
@@ -102,14 +111,52 @@ class Repositories(Git):
 
     def registered(self, repo: str) -> dict[str, str | None]:
         """The paths of all worktrees of the repository, and the branch that each has checked out."""
-        found: dict[str, str | None] = {}
-        path = ""
-        for line in os.fsdecode(self._answer(repo, "worktree", "list", "--porcelain", "-z")).split("\0"):
-            if line.startswith("worktree "):
-                path = line.removeprefix("worktree ")
-                found[path] = None
-            elif line.startswith("branch refs/heads/"):
-                found[path] = line.removeprefix("branch refs/heads/")
+        return {each.path: each.branch for each in self.listed(repo)}
+
+    def listed(self, repo: str) -> list[Listed]:
+        """All worktrees of the repository, its main one first."""
+        found = []
+        for entry in os.fsdecode(self._answer(repo, "worktree", "list", "--porcelain", "-z")).split("\0\0"):
+            lines = dict(line.partition(" ")[::2] for line in entry.split("\0"))
+            if "worktree" in lines:
+                branch = lines.get("branch", "")
+                is_branch = branch.startswith("refs/heads/")
+                found.append(
+                    Listed(
+                        lines["worktree"],
+                        branch.removeprefix("refs/heads/") if is_branch else None,
+                        lines.get("locked"),
+                    )
+                )
+        return found
+
+    def version(self) -> str:
+        """What git says of its version."""
+        return self._line("/", "version").removeprefix("git version ")
+
+    def without_commit(self, repo: str, bases: Collection[str]) -> set[str]:
+        """Those of the bases that name no commit; one request for all."""
+        asked = "".join(f"{base}^{{commit}}\n" for base in bases).encode("utf-8", "surrogateescape")
+        answer = self._git(repo, "cat-file", "--batch-check=found", given=asked)
+        if answer.code != 0:
+            raise Unanswered(f"git cat-file in {repo} failed: {answer.last_words}", f"git -C {quote(repo)} status")
+        said = answer.out.split(b"\n")
+        return {base for base, line in zip(bases, said, strict=False) if line != b"found"}
+
+    def branches(self, repo: str, prefix: str) -> list[str]:
+        """The branches whose names begin with the prefix, which ends at a slash or is a whole name's beginning."""
+        names = os.fsdecode(
+            self._answer(repo, "for-each-ref", "--format=%(refname)", f"refs/heads/{prefix}*", *_below(prefix))
+        )
+        return [line.removeprefix("refs/heads/") for line in names.splitlines()]
+
+    def lock_files(self, common_dir: str, mark: str) -> list[str]:
+        """git's lock files in the repository, and in its worktrees that are locked for a reason that begins with `mark`."""
+        found = [os.path.join(common_dir, name) for name in _names(common_dir) if _is_lock(name)]
+        top = os.path.join(common_dir, "worktrees")
+        for own in (os.path.join(top, name) for name in _names(top)):
+            if _beginning(os.path.join(own, "locked"), len(mark)) == mark:
+                found += [os.path.join(own, name) for name in _names(own) if _is_lock(name)]
         return found
 
     def git_dirs(self, worktree: str) -> tuple[str, str]:
@@ -147,6 +194,31 @@ class Repositories(Git):
             return [(commit.hexsha, str(commit.summary)) for commit in found]
         finally:
             opened.close()
+
+
+def _below(prefix: str) -> list[str]:
+    """`for-each-ref` takes a directory for everything below it, and a star for no slash."""
+    return [f"refs/heads/{prefix}"] if prefix.endswith("/") else []
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_lock(name: str) -> bool:
+    """git's own locks; `dispatchctl.lock` is ours and stays."""
+    return name.endswith(".lock") and name != "dispatchctl.lock"
+
+
+def _beginning(path: str, length: int) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(length)
+    except OSError:
+        return ""
 
 
 def rescue_ref(run: Run) -> str:
