@@ -89,11 +89,14 @@ def new_sightings(runtime: Runtime, world: Snapshot) -> list[Sighting]:
 
 
 def _servers(runtime: Runtime) -> dict[str, Server]:
-    """Every tmux server that runs have used. A socket that is gone and that no open run needs is not asked."""
+    """Every tmux server that runs have used, or will: the database may have been put back to before the first of them.
+
+    A socket that is gone and that no open run needs is not asked.
+    """
     needed = dict.fromkeys(run.socket for run in runtime.store.open_runs())
     known = [place.path for place in runtime.store.places() if place.kind == "tmux"]
     servers = {}
-    for socket in dict.fromkeys([*needed, *known]):
+    for socket in dict.fromkeys([*needed, *known, runtime.socket]):
         if socket in needed or os.path.exists(socket):
             servers[socket] = runtime.windows(socket).look()
     return servers

@@ -16,8 +16,8 @@ from dispatchctl.saga import UndoFailed
 from dispatchctl.snapshot import Answer, Snapshot
 from dispatchctl.task import Actor
 
-ROUNDS = 5
-"""How often a call looks again after it had to enter runs again."""
+ROUNDS = 9
+"""How often a call looks again, at most, after it had to enter runs again."""
 LAST_TIME = "reconciled"
 """The file in the state directory whose time says when a reconcile last went through."""
 
@@ -47,18 +47,19 @@ class Reconciled:
 def reconcile(runtime: Runtime, *, actor: Actor = Actor.RECONCILE, dry_run: bool = False) -> Reconciled:
     """Do what is to be done; one run's trouble does not keep the others from theirs.
 
-    After a run had to be entered again there is another round, which says what became of it since, and may have another
-    run of the same task to enter.
+    After a run had to be entered again there are more rounds, until one has nothing to do: they say what became of the run
+    since, and may have another run of the same task to enter.
     """
     world = observe(runtime)
     last = _apply(runtime, world, actor, dry_run=dry_run)
     result = Reconciled(last)
-    for _ in range(ROUNDS if not dry_run else 0):
-        if not any(done.ok and done.action.kind is Kind.REENTER for done in last):
-            break
+    entered = any(done.ok and done.action.kind is Kind.REENTER for done in last)
+    for _ in range(ROUNDS if entered and not dry_run else 0):
         world = observe(runtime)
         last = _apply(runtime, world, actor, dry_run=False)
         result.done = [done for done in result.done if done.action.kind is not Kind.REPORT] + last
+        if not any(done.ok for done in last):
+            break
     needed = {seen.run.socket for seen in world.runs}
     unknown = {path: each.said for path, each in world.servers.items() if each.answer is Answer.UNKNOWN}
     result.silent = {path: said for path, said in unknown.items() if path in needed}

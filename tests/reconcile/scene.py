@@ -3,12 +3,15 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from store.bench import Sqlite, assert_replayed
 from world import World, eventually
 
 from dispatchctl import observation, processes
@@ -86,6 +89,11 @@ def kill(*pids: int | None) -> None:
     eventually(lambda: all(gone(pid) for pid in pids), what="they die")
 
 
+def all_die(run: Run) -> None:
+    """Wait until no process of the run is left, its launcher among them."""
+    eventually(lambda: not processes.of_run(run.token), what="its processes end")
+
+
 @contextmanager
 def stopped(pid: int | None) -> Iterator[None]:
     """SIGSTOP for as long as this lasts."""
@@ -127,11 +135,49 @@ def put_back(world: World, runtime: Runtime, copy: Path | None) -> Runtime:
     return world.runtime()
 
 
+AT_A_POINT = """
+import os, signal, sys, time
+from dispatchctl import dispatch, faults, steps
+from dispatchctl.config import Environment
+from dispatchctl.runtime import Runtime
+point, number, launches = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "launches"
+if not launches:
+    steps.LAUNCH = "import time; time.sleep(600)"
+faults.at_point = lambda name: os.kill(os.getpid(), number) if name == point else None
+dispatch.dispatch(Runtime(Environment.read(), private_tmux=True), most=1)
+"""
+
+
+def dispatcher(world: World, point: str, number: int, *, launches: bool = True) -> subprocess.Popen[bytes]:
+    """A dispatcher in a process of its own that gets the signal at the point; without `launches` no launcher ever begins."""
+    return subprocess.Popen(
+        [sys.executable, "-c", AT_A_POINT, point, str(int(number)), "launches" if launches else "does not"],
+        env=world.variables,
+        stderr=subprocess.PIPE,
+    )
+
+
+def killed_at(world: World, point: str, *, launches: bool = True) -> None:
+    """Have a dispatcher be killed at the point."""
+    process = dispatcher(world, point, signal.SIGKILL, launches=launches)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+
+
+def is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the process was stopped, and waits to be continued."""
+    assert process.poll() is None, process.communicate()
+    stat = Path(f"/proc/{process.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def history_holds(runtime: Runtime) -> None:
+    """Check that the events, replayed, give the rows."""
+    backend = Sqlite(runtime.database.parent)
+    backend.path = str(runtime.database)
+    assert_replayed(backend, runtime.store.events())
+
+
 def work_is_kept(world: World, run: Run) -> bool:
     """Whether the run's worktree still has what its agent did."""
     return os.path.exists(os.path.join(run.worktree, "began"))
-
-
-def agents_of(run: Run) -> int:
-    """How many launchers of agents of this very run there are."""
-    return sum(1 for pid in (run.launcher_pid,) if not gone(pid))
