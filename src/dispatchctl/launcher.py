@@ -99,7 +99,12 @@ def main(run_dir: str) -> "NoReturn":
     except Exception as error:  # noqa: BLE001 - a fault of ours must not leave an agent without anybody to record its end
         _say(f"dispatchctl: the agent is ended, because its launcher failed: {error!r}")
         relay.give_up()
-    sys.exit(_end(spec, relay, agent, server))
+    try:
+        code = _end(spec, relay, agent, server)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep the agent's end from being recorded
+        _say(f"dispatchctl: once more, because its launcher failed: {error!r}")
+        code = _end(spec, relay, agent, server)
+    sys.exit(code)
 
 
 def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
