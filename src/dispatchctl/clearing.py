@@ -8,7 +8,8 @@ nothing, and doing it again goes on: see `worktrees.removing`.
 import os
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dispatchctl import processes, rundir
@@ -138,14 +139,26 @@ def repository_of(runtime: Runtime, run: Run) -> Repository | None:
 
 def obstacle(runtime: Runtime, run: Run, going: Collection[str] = ()) -> Obstacle | None:
     """What keeps the worktree and branch of a closed run from going along with the branches `going`; nothing is touched."""
-    if repository_of(runtime, run) is None:
+    repository = repository_of(runtime, run)
+    if repository is None:
         left = next((path for path in (run.worktree, aside(run)) if os.path.lexists(path)), None)
         if left is None or not run.owns_tree:
             return None
         why = f"its repository {run.repo} is gone, so nobody can say what of {left} would be lost"
         return Obstacle(why, f"rm -r {shlex.quote(left)}")
-    found = runtime.git.find(run)
-    return _obstacle_of(run, found, runtime.git.weigh(run, found, going))
+    with _locked(runtime, repository):
+        found = runtime.git.find(run)
+        return _obstacle_of(run, found, runtime.git.weigh(run, found, going))
+
+
+@contextmanager
+def _locked(runtime: Runtime, repository: Repository) -> Iterator[None]:
+    """Under the repository's lock, so that nobody else's removal is seen half done."""
+    lock = runtime.git.lock(repository)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _obstacle_of(run: Run, found: Found, losses: Losses) -> Obstacle | None:
@@ -170,7 +183,11 @@ def is_there(runtime: Runtime, run: Run) -> bool:
     """Whether there is anything of the worktree and branch, or of a worktree on its way out."""
     if run.owns_tree and os.path.lexists(aside(run)):
         return True
-    return repository_of(runtime, run) is not None and bool(runtime.git.find(run))
+    repository = repository_of(runtime, run)
+    if repository is None:
+        return False
+    with _locked(runtime, repository):
+        return bool(runtime.git.find(run))
 
 
 def clear_place(
@@ -186,8 +203,7 @@ def clear_place(
         _stop(run, obstacle(runtime, run, going), force=force)
         return False
     git = runtime.git
-    lock = git.lock(repository)
-    try:
+    with _locked(runtime, repository):
         git.bring_back(run)
         found = git.find(run)
         _stop(run, _obstacle_of(run, found, git.weigh(run, found, going)), force=force)
@@ -195,8 +211,6 @@ def clear_place(
         if anything:
             _leave(runtime, run)
             _remove_found(runtime, run, going, force=force, tell=tell)
-    finally:
-        lock.release()
     if anything and run.owns_tree:
         with DELETING_FILES:
             git.delete_aside(run)

@@ -92,6 +92,8 @@ class _Pruning:
     def _place(self, task: Task, place: Run, left: Sequence[Run]) -> Iterator[Pruned]:
         """Clear a worktree and branch, then what else its runs left."""
         found = self._obstacle(task, place, left)
+        if found is None and self.wish.dry_run:
+            found = clearing.obstacle(self.runtime, place)
         if found and not (self.wish.force and found.rescuable):
             yield self._keep(place, found)
             return
@@ -118,7 +120,7 @@ class _Pruning:
         return Pruned(Kind.KEEP, run.task, run.token, found.reason, found.hint or "dispatchctl prune --force")
 
     def _obstacle(self, task: Task, place: Run, left: Sequence[Run]) -> Obstacle | None:
-        """What keeps the runs of this place from being cleared."""
+        """What keeps the runs of this place from being cleared, but for what is in their worktree."""
         runtime = self.runtime
         if place.host != runtime.host:
             return Obstacle(f"it ran on another machine ({place.host})", rescuable=True)
@@ -129,7 +131,7 @@ class _Pruning:
         if clearing.repository_of(runtime, place) is None:
             gone = Obstacle(f"its repository {place.repo} is not there, nor can its branch be seen", rescuable=True)
             return clearing.obstacle(runtime, place) or gone
-        return self._needed(task, place) or clearing.obstacle(runtime, place)
+        return self._needed(task, place)
 
     def _needed(self, task: Task, place: Run) -> Obstacle | None:
         """A task that is still to run would start from this branch, and from its base if the branch were gone."""

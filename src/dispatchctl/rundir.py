@@ -54,11 +54,11 @@ def write(path: str, contents: Contents) -> None:
 
 def remove(path: str) -> None:
     """Remove the directory; nothing happens if it is gone."""
-    try:
-        shutil.rmtree(path)
-    except (FileNotFoundError, NotADirectoryError):
-        if os.path.lexists(path):
-            raise
+    while os.path.lexists(path):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue  # somebody else removes it too
 
 
 @dataclass(frozen=True)

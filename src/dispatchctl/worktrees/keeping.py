@@ -278,7 +278,7 @@ class Keeping(Repositories):
         apart.environment |= _author(run)
         try:
             if os.path.exists(os.path.join(found.own, "index")):
-                shutil.copyfile(os.path.join(found.own, "index"), index)
+                shutil.copy2(os.path.join(found.own, "index"), index)  # by its time git knows whom not to believe
             staged = apart._git(at, "write-tree")  # it fails in the middle of a conflict, whose sides are commits
             if found.files:
                 apart._must(run, "git add", at, "add", "--all")

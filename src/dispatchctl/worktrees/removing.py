@@ -52,9 +52,11 @@ class Removing(Keeping):
     def delete_aside(self, run: Run) -> None:
         """Delete the files of a worktree that git has forgotten; nothing happens if there are none."""
         path = aside(run)
-        if os.path.lexists(path):
+        while os.path.lexists(path):
             try:
                 shutil.rmtree(path)
+            except FileNotFoundError:
+                continue  # somebody else deletes it too
             except PermissionError:  # directories that may not be written, as some package caches make them
                 _open_up(path)
                 shutil.rmtree(path)
