@@ -65,9 +65,10 @@ class Reentering(Ledger):
         return int(self._database.row("SELECT max(number) + 1 FROM runs WHERE task = ?", (run.task,))[0])
 
     def _write_run(self, token: str, columns: dict[str, Any]) -> None:
-        assignments = ", ".join(f"{column} = excluded.{column}" for column in columns)
-        self._database.execute(
-            f"""INSERT INTO runs (token, {", ".join(columns)}) VALUES (:token, {", ".join(f":{each}" for each in columns)})
-                ON CONFLICT (token) DO UPDATE SET {assignments}""",
-            {"token": token, **columns},
-        )
+        """Change the row if there is one, which knows who said what is said of the run, and insert it if not."""
+        assignments = ", ".join(f"{column} = :{column}" for column in columns)
+        values = {"token": token, **columns}
+        if self._database.execute(f"UPDATE runs SET {assignments} WHERE token = :token", values):
+            return
+        names, places = ", ".join(columns), ", ".join(f":{column}" for column in columns)
+        self._database.execute(f"INSERT INTO runs (token, {names}) VALUES (:token, {places})", values)
