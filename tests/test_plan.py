@@ -108,6 +108,11 @@ def started(run: Run = STARTED, **changes: object) -> SeenRun:
         pytest.param(world(started(launcher=False), host="there"), Kind.REPORT, id="another machine"),
         pytest.param(world(SeenRun(LAUNCHING, Status.IN_PROGRESS, owner=Holder.HELD)), None, id="being launched"),
         pytest.param(world(SeenRun(LAUNCHING, Status.IN_PROGRESS, owner=Holder.FREE)), Kind.UNDO, id="dispatcher died"),
+        pytest.param(
+            world(SeenRun(LAUNCHING, Status.IN_PROGRESS, owner=Holder.FREE), SILENT),
+            Kind.REPORT,
+            id="dispatcher died, tmux silent",
+        ),
         pytest.param(world(SeenRun(LAUNCHING, Status.IN_PROGRESS)), Kind.REPORT, id="lock file gone"),
         pytest.param(world(SeenRun(LAUNCHING, Status.IN_PROGRESS), boot="next"), Kind.UNDO, id="rebooted in a launch"),
         pytest.param(world(SeenRun(UNDOING, Status.FAILED, owner=Holder.FREE)), Kind.UNDO, id="undo stopped"),

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dispatchctl import intent, launcher, processes
 from dispatchctl.config import StallAction
-from dispatchctl.errors import NoSuchTask
+from dispatchctl.errors import NoSuchTask, Unavailable
 from dispatchctl.processes import Carriers
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.snapshot import Holder, Limits, Pane, SeenRun, Server, Snapshot, Stray
+from dispatchctl.snapshot import Answer, Holder, Limits, Pane, SeenRun, Server, Snapshot, Stray
 from dispatchctl.store.protocol import Sighting
 from dispatchctl.task import Run, Task
 
@@ -59,7 +59,7 @@ def look_at(runtime: Runtime, run: Run) -> Snapshot:
     seen = _seen(runtime, task, run, {}, {}, processes.awake())
     servers: dict[str, Server] = {}
     if not seen.launcher:
-        servers = {run.socket: runtime.windows(run.socket).look()}
+        servers = {run.socket: _look(runtime, run.socket)}
         seen = _seen(runtime, task, run, processes.by_token(), {}, processes.awake())
     return Snapshot(now(), runtime.host, runtime.boot_id, servers, (seen,), (), limits(runtime))
 
@@ -98,8 +98,16 @@ def _servers(runtime: Runtime) -> dict[str, Server]:
     servers = {}
     for socket in dict.fromkeys([*needed, *known, runtime.socket]):
         if socket in needed or os.path.exists(socket):
-            servers[socket] = runtime.windows(socket).look()
+            servers[socket] = _look(runtime, socket)
     return servers
+
+
+def _look(runtime: Runtime, socket: str) -> Server:
+    """The server on the socket; a tmux that is not there at all does not answer either."""
+    try:
+        return runtime.windows(socket).look()
+    except Unavailable as error:
+        return Server(Answer.UNKNOWN, said=error.message)
 
 
 def _locked_tokens(directory: Path) -> set[str]:

@@ -66,7 +66,11 @@ def _for_run(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
         yield _action(Kind.REENTER, run, "its agent began, and the database is of a moment before that")
     elif seen.owner is Holder.FREE or run.boot_id != world.boot_id:
         what = "its dispatcher died while it was being started" if run.phase is Phase.LAUNCHING else "its undo stopped"
-        yield _action(Kind.UNDO, run, what)
+        if world.server_of(run).answer is Answer.UNKNOWN:  # an undo that fails would cost the task its next try
+            what = f"{what}, but tmux on {run.socket} does not answer: {_said(world, run)}"
+            yield _action(Kind.REPORT, run, what)
+        else:
+            yield _action(Kind.UNDO, run, what)
     else:
         yield _action(
             Kind.REPORT, run, f"its lock file {run.owner_lock} is gone, so whether it is being started is unknown"

@@ -91,12 +91,12 @@ class Runtime:
     def git(self) -> Worktrees:
         """git, with the environment and limits of this command."""
         limits = Limits(self.settings.git.timeout, self.settings.git.checkout_timeout)
-        return Worktrees(self.program(self.settings.tools.git), self.environment.inherited, limits)
+        return Worktrees(self.program(self.settings.tools.git, "git"), self.environment.inherited, limits)
 
     @cached_property
     def tmux(self) -> str:
         """The absolute path of tmux."""
-        return self.program(self.settings.tools.tmux)
+        return self.program(self.settings.tools.tmux, "tmux")
 
     def windows(self, socket: str | None = None) -> Windows:
         """tmux on the socket of new runs, or on a recorded one."""
@@ -121,13 +121,27 @@ class Runtime:
             raise agents.unknown_agent(name, self.profiles)
         return self.profiles[name]
 
-    def program(self, name: str) -> str:
-        """The absolute path of a tool. Raises `Unavailable`, saying how to get it."""
+    def program(self, name: str, kind: str = "") -> str:
+        """The absolute path of a tool. Raises `Unavailable`, saying how to get it.
+
+        A path is taken as it is. A name is looked for on PATH, then among the programs that runs have recorded for places of
+        the kind: cron has next to no PATH.
+        """
         found = shutil.which(name, path=self.environment.path)
+        if found is None and "/" not in name:
+            found = self._recorded(kind)
         if found is None:
             leaf = os.path.basename(name)
             raise Unavailable(f"{leaf} is not installed: there is no program {name!r} on PATH", f"install {leaf}")
         return os.path.abspath(found)
+
+    def _recorded(self, kind: str) -> str | None:
+        """A program that runs have used for such a place and that can still be executed."""
+        try:
+            programs = [place.program for place in self.store.places() if place.kind == kind]
+        except Unavailable:
+            return None  # there is no database that could say it
+        return next((program for program in programs if os.access(program, os.X_OK)), None)
 
     @cached_property
     def host(self) -> str:
