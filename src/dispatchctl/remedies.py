@@ -13,7 +13,6 @@ from dispatchctl.errors import DispatchctlError
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import reconcile
 from dispatchctl.runtime import Runtime
-from dispatchctl.task import Phase
 
 
 @dataclass(frozen=True)
@@ -68,28 +67,6 @@ def _make_private(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]
     return [Mended(each.check, each.subject, "is private now", ok=True) for each in findings]
 
 
-def _remove_locks(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]:
-    return [done for each in findings if (done := _remove_lock(runtime, each)) is not None]
-
-
-def _remove_lock(runtime: Runtime, finding: Finding) -> Mended | None:
-    """Remove a step lock, if its run is still not open and nobody holds it; whoever makes it again has another file."""
-    path = finding.target
-    token = os.path.basename(path).removesuffix(".step")
-    owner = processes.lock(f"{path.removesuffix('.step')}.owner")
-    if owner is None:
-        return None  # somebody claims it, or clears it away
-    try:
-        run = runtime.store.find_runs([token]).get(token)
-        if (run is None or run.phase is Phase.CLOSED) and processes.is_locked(path) is False:
-            os.unlink(path)
-    finally:
-        if owner.is_in_place():
-            os.unlink(owner.path)
-        owner.release()
-    return Mended(finding.check, finding.subject, "was removed", ok=True)
-
-
 def _remove_run_directories(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]:
     return [done for each in findings if (done := _remove_run_directory(runtime, each)) is not None]
 
@@ -119,6 +96,5 @@ REMEDIES: Mapping[Mend, Callable[[Runtime, Sequence[Finding]], list[Mended]]] = 
     Mend.WRITE_AHEAD: _write_ahead,
     Mend.MAKE_PRIVATE: _make_private,
     Mend.RECONCILE: _reconcile,
-    Mend.REMOVE_LOCK: _remove_locks,
     Mend.REMOVE_RUN_DIRECTORY: _remove_run_directories,
 }

@@ -24,11 +24,12 @@ def doctor(
     from dispatchctl.doctor.every import CHECKS, Severity, examine
 
     chosen = CHECKS if check is None else {check: _named(check, CHECKS)}
-    findings = examine(examination.look(cli.runtime), chosen)
+    parts = {each.needs for each in chosen.values()}
+    findings = examine(examination.look(cli.runtime, parts), chosen)
     mended: list[dict[str, Any]] = []
     if fix and any(finding.mend for finding in findings):
         mended = _mend(cli, findings)
-        findings = examine(examination.look(cli.runtime), chosen)
+        findings = examine(examination.look(cli.runtime, parts), chosen)
     ok = not any(finding.severity is Severity.ERROR for finding in findings)
     if cli.as_json:
         cli.output.json({"ok": ok, "findings": [shape(finding) for finding in findings], "mended": mended})

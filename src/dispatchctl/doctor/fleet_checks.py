@@ -13,8 +13,6 @@ from dispatchctl.task import Activity, Life, Phase, Status
 ERROR, WARNING, INFO = Severity
 
 RECONCILE = "dispatchctl reconcile"
-CLOSING_S = 60.0
-"""Seconds after its agent's end in which a launcher closes its run, unless something is in its way."""
 OVERDUE_S = 3_600.0
 """Seconds after which somebody should have reconciled, while runs are open."""
 
@@ -45,7 +43,7 @@ def live_session(fleet: Fleet) -> Iterator[Problem]:
 
 @check(ERROR, mend=Mend.RECONCILE)
 def exit_file_read(fleet: Fleet) -> Iterator[Problem]:
-    """The end of every agent is recorded: no exit file of a launcher that is gone waits to be read."""
+    """The end of every agent is recorded: no exit file waits whose launcher is gone, or does not come to close the run."""
     yield from _planned(fleet, Kind.CLOSE)
 
 
@@ -226,21 +224,6 @@ def process_goes_on(fleet: Fleet) -> Iterator[Problem]:
                 yield Problem(
                     f"task {run.task}", f"its {what}, process {pid}, is stopped", f"kill -CONT {pid}", severity
                 )
-
-
-@check(WARNING)
-def launcher_leaves(fleet: Fleet) -> Iterator[Problem]:
-    """Every launcher closes its run within a minute of its agent's end, and leaves."""
-    for seen in fleet.world.runs:
-        if seen.ending is None or not seen.launcher or seen.run.phase is not Phase.STARTED:
-            continue
-        since = (fleet.world.at - seen.ending.ended_at) / 1000
-        if since > CLOSING_S:
-            pid = seen.run.launcher_pid
-            text = (
-                f"its agent ended {format_duration(int(since))} ago, and its launcher, process {pid}, has not closed it"
-            )
-            yield Problem(f"task {seen.run.task}", text, f"kill -KILL {pid} && {RECONCILE}")
 
 
 @check(ERROR)

@@ -259,8 +259,6 @@ class Ground:
     path: str
     open_to_others: tuple[str, ...] = ()
     directories: tuple[Directory, ...] = ()
-    locks: tuple[str, ...] = ()
-    """Step locks without a run, which nobody holds."""
 
 
 Part = Tools | Setup | Agents | DatabaseFile | Contents | Fleet | Queue | Repositories | Ground

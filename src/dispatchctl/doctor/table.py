@@ -28,7 +28,6 @@ class Mend(StrEnum):
     RECOUNT = "counts them again"
     WRITE_AHEAD = "switches it back to WAL"
     MAKE_PRIVATE = "takes the rights of others away"
-    REMOVE_LOCK = "removes it, once it has the lock itself"
     REMOVE_RUN_DIRECTORY = "removes it, unless an agent began there"
 
 

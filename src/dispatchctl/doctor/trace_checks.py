@@ -106,14 +106,6 @@ def run_directory_owned(ground: Ground) -> Iterator[Problem]:
         )
 
 
-@check(WARNING, mend=Mend.REMOVE_LOCK)
-def step_lock_owned(ground: Ground) -> Iterator[Problem]:
-    """Every lock that git and hooks inherit belongs to an open run."""
-    for path in ground.locks:
-        fix = "dispatchctl doctor --fix --check step-lock-owned"
-        yield Problem(path, "is the lock file of a run that is not open, and nobody holds it", fix, target=path)
-
-
 @check(WARNING, mend=Mend.MAKE_PRIVATE)
 def private(ground: Ground) -> Iterator[Problem]:
     """Nobody else can read the database, or what agents were told and have written."""

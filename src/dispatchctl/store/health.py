@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from dispatchctl.errors import DispatchctlError
 from dispatchctl.store.ledger import Ledger
 from dispatchctl.store.schema import MIGRATIONS
 from dispatchctl.task import Phase, Status
@@ -35,20 +36,25 @@ class Examining(Ledger):
         """What is wrong with rows, references, indexes and pages, looked at for at most `within` seconds."""
         from dispatchctl.doctor.health import Contents  # for doctor alone: its values cost every other command 5 ms
 
-        row = self._database.row("SELECT max(at) FROM events WHERE id > (SELECT max(id) FROM events) - 100")
-        return Contents(
-            self._database.path,
-            self._damage(within),
-            tuple(self._broken_references()),
-            tuple(self._missing()),
-            self._claims_by_index(),
-            str(self._database.row("PRAGMA journal_mode")[0]),
-            self._ids(MISCOUNTED),
-            self._ids(NEVER_DUE),
-            tuple(self._disagreeing()),
-            row[0],
-            at,
-        )
+        path, damage = self._database.path, self._damage(within)
+        try:
+            return Contents(
+                path,
+                damage,
+                tuple(self._broken_references()),
+                tuple(self._missing()),
+                self._claims_by_index(),
+                str(self._database.row("PRAGMA journal_mode")[0]),
+                self._ids(MISCOUNTED),
+                self._ids(NEVER_DUE),
+                tuple(self._disagreeing()),
+                self._database.row("SELECT max(at) FROM events WHERE id > (SELECT max(id) FROM events) - 100")[0],
+                at,
+            )
+        except DispatchctlError:
+            if not damage:
+                raise
+            return Contents(path, damage)  # of what is damaged nothing else can be said
 
     def recount(self) -> int:
         """Count each task's unfinished parents again; how many rows were wrong. No event: the columns are derived."""
