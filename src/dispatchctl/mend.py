@@ -145,7 +145,8 @@ def _spec(work: Work) -> launcher.Spec:
 def _sweep(work: Work) -> None:
     run = work.run
     pairs = ((run.launcher_pid, run.launcher_start), (run.agent_pid, run.agent_start))
-    roots = [(pid, start) for pid, start in pairs if pid is not None and start is not None]
+    here = run.boot_id == work.runtime.boot_id  # start times are counted from the boot
+    roots = [(pid, start) for pid, start in pairs if pid is not None and start is not None and here]
     grace = work.runtime.settings.dispatch.kill_grace
     left = processes.sweep(lambda: processes.of_run(run.token, roots), grace=grace)
     if left:

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,14 +15,15 @@ import pytest
 from store.bench import Sqlite, assert_replayed
 from world import World, eventually
 
-from dispatchctl import observation, processes
+from dispatchctl import processes
 from dispatchctl.config import Environment
 from dispatchctl.dispatch import dispatch
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import Reconciled, reconcile
-from dispatchctl.runtime import Runtime, now
+from dispatchctl.runtime import Runtime
 from dispatchctl.task import Run
 
+REAL_TIME = time.time_ns
 AT_WORK = "touch began; while :; do sleep 0.05; done"
 """An agent that goes on until it is ended."""
 HANGS = """
@@ -114,8 +116,8 @@ def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have whoever looks find the clock set so much forward, or back."""
-    monkeypatch.setattr(observation, "now", lambda: now() + int(seconds * 1000))
+    """Have this process find the clock set so much forward, or back; said again, from where it really stands."""
+    monkeypatch.setattr(time, "time_ns", lambda: REAL_TIME() + int(seconds * 1e9))
 
 
 def copy_of(runtime: Runtime, path: Path) -> Path:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from reconcile.scene import at_work, kinds, runtime_with, set_clock
+from reconcile.scene import all_die, at_work, kill, kinds, runtime_with, set_clock
 from world import World, eventually
 
 from dispatchctl.dispatch import dispatch
@@ -23,6 +23,7 @@ def ended(world: World) -> tuple[Runtime, Run]:
     dispatch(runtime)
     run = world.ended(runtime, 1).run
     assert run is not None
+    all_die(run)
     return runtime, runtime.store.run(run.token)
 
 
@@ -62,8 +63,7 @@ def test_a_shell_that_the_user_started_in_it_is_never_closed(world: World, monke
     assert kinds(reconcile(runtime)) == []
     assert panes(world, run) == 1
     assert Path(f"/proc/{pid}").exists()
-    world.tmux("send-keys", "-t", str(run.pane_id), "C-c")
-    eventually(lambda: not Path(f"/proc/{pid}").exists())
+    kill(pid)
     eventually(lambda: kinds(reconcile(runtime)) == [Kind.CLOSE_PANE], what="then nobody lives there")
 
 
