@@ -102,7 +102,7 @@ def program(world: World, name: str, script: str) -> str:
 def test_a_tool_that_is_not_there_is_found(world: World, tool: str) -> None:
     queued(world)
     world.extra[f"DISPATCHCTL_TOOLS__{tool.upper()}"] = f"/nonexistent/{tool}"
-    assert "is not there" in one(world, f"{tool}-found", Severity.ERROR).problem
+    assert "is not installed" in one(world, f"{tool}-found", Severity.ERROR).problem
     assert world.cli("doctor").code == 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dispatchctl import agents, processes
 from dispatchctl.agents import Profile
 from dispatchctl.config import Environment, Settings, database_path, load, state_dir, tmux_socket, worktrees_root
-from dispatchctl.errors import Unavailable
+from dispatchctl.errors import DispatchctlError, Unavailable
 from dispatchctl.store import open_store
 from dispatchctl.store.protocol import Store
 from dispatchctl.windows import Windows
@@ -139,7 +139,7 @@ class Runtime:
         """A program that runs have used for such a place and that can still be executed."""
         try:
             programs = [place.program for place in self.store.places() if place.kind == kind]
-        except Unavailable:
+        except DispatchctlError:
             return None  # there is no database that could say it
         return next((program for program in programs if os.access(program, os.X_OK)), None)
 

@@ -9,6 +9,7 @@ from dispatchctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from dispatchctl.doctor.table import Check, Finding
+    from dispatchctl.remedies import Mended
 
 
 def doctor(
@@ -59,7 +60,12 @@ def _mend(cli: Cli, findings: "tuple[Finding, ...]") -> list[dict[str, Any]]:
             cli.output.story(line)
         else:
             cli.output.failure(line, f"dispatchctl doctor --check {each.check}")
-    return [{"check": each.check, "subject": each.subject, "done": each.done, "ok": each.ok} for each in done]
+    return [shape_of_mended(each) for each in done]
+
+
+def shape_of_mended(mended: "Mended") -> dict[str, Any]:
+    """The JSON of what was mended."""
+    return {"check": mended.check, "subject": mended.subject, "done": mended.done, "ok": mended.ok}
 
 
 def shape(finding: "Finding") -> dict[str, Any]:

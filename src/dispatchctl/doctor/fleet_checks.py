@@ -82,7 +82,8 @@ def run_stalled(fleet: Fleet) -> Iterator[Problem]:
         if stalled or seen.run.token in due:
             quiet = f" for {format_duration(int(seen.quiet_s))}" if seen.quiet_s else ""
             text = f"is quiet: no output and no heartbeat{quiet}"
-            yield Problem(f"task {seen.run.task}", text, f"dispatchctl attach {seen.run.task}", target=None)
+            target = "" if seen.run.token in due else None  # reconcile only notes it, or ends it if the settings say so
+            yield Problem(f"task {seen.run.task}", text, f"dispatchctl attach {seen.run.task}", target=target)
 
 
 @check(WARNING, mend=Mend.RECONCILE)

@@ -39,7 +39,7 @@ def git_version(tools: Tools) -> Iterator[Problem]:
 
 def _found(program: Program) -> Iterator[Problem]:
     if program.path is None:
-        yield Problem(program.name, f"is not there: {program.said}", f"dispatchctl config tools.{program.name}")
+        yield Problem(program.name, program.said, f"dispatchctl config tools.{program.name}")
     elif program.version is None:
         yield Problem(program.name, f"does not say its version: {program.said}", f"{program.path} --help")
 

@@ -10,7 +10,6 @@ from dispatchctl.doctor.health import (
     Agents,
     Contents,
     DatabaseFile,
-    Fault,
     Fleet,
     Ground,
     Health,
@@ -23,9 +22,8 @@ from dispatchctl.doctor.health import (
 )
 from dispatchctl.errors import DispatchctlError
 from dispatchctl.examination import surroundings, traces, work
-from dispatchctl.examination.looker import PATIENCE_S, Looker, prepare
+from dispatchctl.examination.looker import Looker, prepare
 from dispatchctl.runtime import Runtime
-from dispatchctl.store import open_store
 
 PARTS: dict[type, tuple[bool, Callable[[Looker], Part]]] = {
     Tools: (False, surroundings.tools),
@@ -44,11 +42,6 @@ PARTS: dict[type, tuple[bool, Callable[[Looker], Part]]] = {
 def look(runtime: Runtime, parts: Collection[type] = frozenset(PARTS)) -> Health:
     """Look once, at everything or at what is asked for."""
     looker = prepare(runtime)
-    try:
-        looker.store = open_store(looker.database, busy_timeout=PATIENCE_S)
-        looker.runtime.store = looker.store
-    except DispatchctlError as error:
-        looker.fault = Fault(looker.database, error.message, error.hint or "dispatchctl config")
     try:
         return Health({kind: _part(looker, kind) for kind in parts})
     finally:

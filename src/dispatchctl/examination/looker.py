@@ -8,6 +8,7 @@ from dispatchctl import agents, config
 from dispatchctl.doctor.health import Fault
 from dispatchctl.errors import DispatchctlError, UsageError
 from dispatchctl.runtime import Runtime
+from dispatchctl.store import open_store
 from dispatchctl.store.protocol import Store
 from dispatchctl.task import FINISHED, Status, Task
 from dispatchctl.worktrees import Limits, Worktrees
@@ -45,29 +46,39 @@ class Looker:
 
 
 def prepare(runtime: Runtime) -> Looker:
-    """The same runtime with short time limits, and with defaults in the place of settings that are not valid."""
+    """The same runtime with short time limits, and with defaults in the place of what is not valid or not there."""
     faults: list[Fault] = []
     settings = _settings(runtime, faults)
-    tmux, git = settings.tmux, settings.git
     seconds = int(PATIENCE_S)
-    limits = replace(git, timeout=min(git.timeout, seconds), checkout_timeout=min(git.checkout_timeout, seconds))
+    tmux = replace(settings.tmux, timeout=min(settings.tmux.timeout, seconds))
+    git = replace(settings.git, timeout=min(settings.git.timeout, seconds))
     hurried = Runtime(runtime.environment, runtime.db_option, runtime.config_option, runtime.private_tmux)
-    hurried.settings = replace(settings, tmux=replace(tmux, timeout=min(tmux.timeout, seconds)), git=limits)
-    for name in ("tmux", "git"):
-        try:
-            getattr(hurried, name)
-        except DispatchctlError:  # whoever asks it gets "cannot be run", and says so
-            missing = f"/nonexistent/{name}"
-            if name == "tmux":
-                hurried.tmux = missing
-            else:
-                hurried.git = Worktrees(missing, runtime.environment.inherited, Limits(PATIENCE_S, PATIENCE_S))
+    hurried.settings = replace(settings, tmux=tmux, git=replace(git, checkout_timeout=git.timeout))
+    looker = Looker(hurried, settings, faults)
     try:
-        _ = hurried.profiles
+        looker.store = hurried.store = open_store(looker.database, busy_timeout=PATIENCE_S)
     except DispatchctlError as error:
-        faults.append(Fault("settings", error.message, error.hint or "dispatchctl agents"))
-        hurried.profiles = agents.known()
-    return Looker(hurried, settings, faults)
+        looker.fault = Fault(looker.database, error.message, error.hint or "dispatchctl config")
+    _equip(looker)
+    return looker
+
+
+def _equip(looker: Looker) -> None:
+    """Give the runtime tools and agents; whoever asks a tool that is not there hears that it cannot be run."""
+    runtime = looker.runtime
+    try:
+        _ = runtime.tmux
+    except DispatchctlError:
+        runtime.tmux = "/nonexistent/tmux"
+    try:
+        _ = runtime.git
+    except DispatchctlError:
+        runtime.git = Worktrees("/nonexistent/git", runtime.environment.inherited, Limits(PATIENCE_S, PATIENCE_S))
+    try:
+        _ = runtime.profiles
+    except DispatchctlError as error:
+        looker.setup.append(Fault("settings", error.message, error.hint or "dispatchctl agents"))
+        runtime.profiles = agents.known()
 
 
 def _settings(runtime: Runtime, faults: list[Fault]) -> config.Settings:

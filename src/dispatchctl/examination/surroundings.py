@@ -30,7 +30,7 @@ def tools(looker: Looker) -> Tools:
 
 def _tmux(looker: Looker) -> Program:
     try:
-        path = looker.runtime.program(looker.settings.tools.tmux)
+        path = looker.runtime.program(looker.settings.tools.tmux, "tmux")
     except DispatchctlError as error:
         return Program("tmux", None, said=error.message)
     windows = Windows(path, "/nonexistent", looker.runtime.environment.inherited, timeout=PATIENCE_S)
@@ -39,7 +39,7 @@ def _tmux(looker: Looker) -> Program:
 
 def _git(looker: Looker) -> Program:
     try:
-        path = looker.runtime.program(looker.settings.tools.git)
+        path = looker.runtime.program(looker.settings.tools.git, "git")
     except DispatchctlError as error:
         return Program("git", None, said=error.message)
     return _versioned("git", path, looker.runtime.git.version)
