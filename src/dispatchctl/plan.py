@@ -64,7 +64,8 @@ def _for_run(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
         return  # it is being started, or undone
     elif seen.began:
         yield _action(Kind.REENTER, run, "its agent began, and the database is of a moment before that")
-    elif seen.owner is Holder.FREE or run.boot_id != world.boot_id:
+    elif seen.owner is Holder.FREE or run.boot_id != world.boot_id or run.phase is Phase.UNDOING:
+        # Whoever undoes a run drops its locks after the last write: an older copy of the database may have been put back.
         what = "its dispatcher died while it was being started" if run.phase is Phase.LAUNCHING else "its undo stopped"
         if world.server_of(run).answer is Answer.UNKNOWN:  # an undo that fails would cost the task its next try
             what = f"{what}, but tmux on {run.socket} does not answer: {_said(world, run)}"

@@ -4,6 +4,7 @@ and the promises are looked at from outside. A second reconcile is allowed where
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,16 +15,17 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from world import World, eventually
 
-from dispatchctl import clearing, faults, processes, reconcile, steps
+from dispatchctl import clearing, faults, processes, prune, reconcile, steps
 from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import DispatchctlError
-from dispatchctl.runtime import Runtime
+from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Actor, Ask, Run
 from proof import inside, outside
 from proof.inside import Fault
@@ -126,6 +128,7 @@ class Stage:
     runtime: Runtime
     strikes: dict[str, Fault]
     launch: str = ""
+    repairs: list[Callable[[Runtime], object]] = field(default_factory=lambda: [reconcile.reconcile])
 
     @property
     def database(self) -> str:
@@ -247,7 +250,8 @@ def _judge(stage: Stage, outcome: Outcome) -> None:
     """One reconcile, or two where something had to die first; what the promises then say."""
     found: list[str] = []
     for outcome.passes in (1, 2):
-        reconcile.reconcile(stage.runtime)
+        for repair in stage.repairs:
+            repair(stage.runtime)
         found = _settled(stage)
         if not found:
             return
@@ -386,7 +390,8 @@ def _time_out(stage: Stage) -> None:
     run = _stop(stage)
     stage.sql("UPDATE runs SET started_awake = started_awake - 99999999 WHERE token = ?", run.token)
     _reconcile(stage)
-    os.kill(run.launcher_pid or 0, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(run.launcher_pid or 0, signal.SIGCONT)
 
 
 def _end(stage: Stage) -> None:
@@ -439,13 +444,23 @@ def _clear(stage: Stage) -> None:
     _reconcile(stage)
 
 
-def _remove(stage: Stage) -> None:
-    """A cancelled task with work in its worktree, removed by force."""
-    _running(stage)
+def _prune(stage: Stage) -> None:
+    """A failed task with a commit and with work that is not committed in its worktree, cleared away by force."""
+    run = _running(stage)
     (stage.world.root / "agents" / "release").touch()
     eventually(lambda: not stage.runtime.store.open_runs(), what="the run closes")
+    Path(run.worktree, f"work-unsaved-{run.token}").write_text("not committed\n")
+    with open(stage.world.root / "agents" / "began", "a") as file:
+        file.write(f"1 unsaved-{run.token} {run.worktree}\n")
     stage.runtime.store.close()
-    stage.act(lambda runtime: clearing.remove(runtime, [1], force=True, tell=lambda _: None))
+    stage.repairs.append(_prune_by_force)
+    stage.act(_prune_by_force)
+
+
+def _prune_by_force(runtime: Runtime) -> None:
+    """What a human does, and does again after it was interrupted."""
+    for _ in prune.prune(runtime, prune.Wish(now(), force=True), tell=lambda _: None):
+        pass
 
 
 KILLING = frozenset(f"reconcile: {kind}" for kind in ("lose", "kill", "hang up", "time out", "end"))
@@ -468,8 +483,9 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
     "reconcile: stir": _stir,
     "reconcile: close pane": _close_pane,
     "reconcile: clear": _clear,
-    "clear": _remove,
+    "prune": _prune,
 }
+CLEARING = frozenset(each.name for each in vars(clearing).values() if isinstance(each, faults.Effect))
 UNDOING = ("undo ", "begin the undo", "close what was undone", "kill the pane", "sweep the processes")
 
 
@@ -479,23 +495,34 @@ def _scenario(effect: str) -> str:
         return effect
     if effect.startswith("launcher "):
         return "launcher"
-    if effect.startswith("clear: "):
-        return "clear"
+    if effect in CLEARING:
+        return "prune"
     return "undo" if effect.startswith(UNDOING) else "dispatch"
 
 
-def main(arguments: list[str]) -> int:
-    """Run the cases whose name holds all of the words; for a look at one of them."""
+def chosen(words: list[str]) -> list[Case]:
+    """The cases whose name holds all of the words and that this machine can let happen."""
+    return [case for case in cases() if can_run(case) and all(word in f"{case.point} × {case.fault}" for word in words)]
+
+
+def run_all(wanted: list[Case], *, workers: int) -> Iterator[Outcome]:
+    """Run them side by side; each has a world of its own."""
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(run, wanted)
+
+
+def main(words: list[str]) -> int:
+    """Run some cases, for a look at them."""
     wrong = 0
-    for case in cases():
-        name = f"{case.point} × {case.fault}"
-        if all(word in name for word in arguments) and can_run(case):
-            outcome = run(case)
-            wrong += bool(outcome.violations)
-            reached = "" if outcome.reached else " (not reached)"
-            print(f"{outcome.seconds:5.1f} s {outcome.passes} {name}{reached}", flush=True)
-            for violation in outcome.violations:
-                print(f"    {violation}", flush=True)
+    for outcome in run_all(chosen(words), workers=2):
+        wrong += bool(outcome.violations)
+        reached = "" if outcome.reached else " (not reached)"
+        print(
+            f"{outcome.seconds:5.1f} s {outcome.passes} {outcome.case.point} × {outcome.case.fault}{reached}",
+            flush=True,
+        )
+        for violation in outcome.violations:
+            print(f"    {violation}", flush=True)
     return int(wrong > 0)
 
 
