@@ -19,6 +19,7 @@ from dispatchctl.launch import claim
 from dispatchctl.prune import Kind, Pruned, Wish, prune
 from dispatchctl.runtime import now
 from dispatchctl.task import Actor, Phase, Run, Status
+from dispatchctl.worktrees import aside, given_up
 
 WORK = "echo committed > c; git add c; git commit -qm kept; echo changed >> README; echo new > u; exit 3"
 """A committed, a modified and an untracked file; the task is failed."""
@@ -80,8 +81,7 @@ def kept(desk: Desk, task: int, *, force: bool = False) -> str:
 def left(desk: Desk, run: Run) -> list[str]:
     """What is left of a closed run, once its launcher has gone."""
     found = [each for each in desk.world.leftovers(run, desk.repo) if not each.startswith("process")]
-    going = os.path.join(os.path.dirname(run.worktree), f".going-{os.path.basename(run.worktree)}")
-    return found + ([going] if os.path.lexists(going) else [])
+    return found + [path for path in (aside(run), given_up(run)) if os.path.lexists(path)]
 
 
 def came_back(desk: Desk, said: str) -> dict[str, str]:
@@ -303,9 +303,7 @@ def test_prune_that_is_killed_has_lost_nothing_and_goes_on(shared: Desk, point: 
     )
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     refs = shared.world.git(shared.repo, "for-each-ref", "--format=%(refname)", f"refs/dispatchctl/rescue/{task}/")
-    going = Path(run.worktree).with_name(f".going-{Path(run.worktree).name}")
-    place = next((path for path in (Path(run.worktree), going) if (path / "u").exists()), None)
-    assert place is not None or refs
+    assert refs or any(os.path.exists(f"{path}/u") for path in (run.worktree, aside(run)))
     again = shared.run(*ALL, "--force")
     assert again.code == 0, again
     assert left(shared, run) == []
@@ -323,6 +321,7 @@ def test_what_is_killed_in_the_middle_of_a_removal_goes_on_when_it_is_said_again
     for point in (
         "after set the worktree aside",
         "after rescue the work",
+        "after give the files up",
         "after remove the worktree",
         "after delete the branch",
     ):
@@ -334,9 +333,21 @@ def test_what_is_killed_in_the_middle_of_a_removal_goes_on_when_it_is_said_again
         assert dead.returncode == -signal.SIGKILL, dead.stderr
         again = desk.run(*said)
         assert again.code == 0, (point, again)
-        assert [each for each in left(desk, run) if "worktree" in each or "branch" in each or "going" in each] == []
+        assert [each for each in left(desk, run) if re.search("worktree|branch|/.go", each)] == []
         ref = f"refs/dispatchctl/rescue/{task}/{run.token}"
         assert desk.world.git(desk.repo, "show", f"{ref}:u") == "new", point
+
+
+def test_a_worktree_aside_that_git_was_made_to_forget_is_put_back_and_kept(desk: Desk) -> None:
+    task = desk.ended("Forgotten", WORK)
+    run = desk.newest(task)
+    command = [sys.executable, "-c", KILLED, "after set the worktree aside", *ALL, "--force"]
+    subprocess.run(command, env=desk.world.variables, cwd=desk.repo, capture_output=True, check=False)
+    assert os.path.isdir(aside(run))
+    desk.world.git(desk.repo, "worktree", "remove", "-f", "-f", run.worktree)
+    [action] = pruned(desk, force=True)[task]
+    assert (action.ok, "which git does not know as a worktree" in action.reason) == (False, True)
+    assert in_worktree(run) == FILES
 
 
 def test_a_removal_that_fails_puts_the_worktree_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +355,7 @@ def test_a_removal_that_fails_puts_the_worktree_back(desk: Desk, monkeypatch: py
     run = desk.newest(task)
 
     def fail(point: str) -> None:
-        if point == "before remove the worktree":
+        if point == "before give the files up":
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(faults, "at_point", fail)

@@ -18,11 +18,12 @@ from dispatchctl.faults import effect
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.snapshot import Answer, Pane, Server
 from dispatchctl.task import Actor, Phase, Run, Status
-from dispatchctl.worktrees import Found, Losses, NotARepository, Repository, aside
+from dispatchctl.worktrees import Found, Losses, NotARepository, Repository, aside, given_up
 
 LEAVING = effect("leave the place")
 SETTING_ASIDE = effect("set the worktree aside")
 RESCUING = effect("rescue the work")
+GIVING_UP = effect("give the files up")
 REMOVING_TREE = effect("remove the worktree")
 DELETING_BRANCH = effect("delete the branch")
 DELETING_FILES = effect("delete the files")
@@ -181,7 +182,7 @@ def _obstacle_of(run: Run, found: Found, losses: Losses) -> Obstacle | None:
 
 def is_there(runtime: Runtime, run: Run) -> bool:
     """Whether there is anything of the worktree and branch, or of a worktree on its way out."""
-    if run.owns_tree and os.path.lexists(aside(run)):
+    if run.owns_tree and any(os.path.lexists(path) for path in (aside(run), given_up(run))):
         return True
     repository = repository_of(runtime, run)
     if repository is None:
@@ -201,20 +202,22 @@ def clear_place(
     repository = repository_of(runtime, run)
     if repository is None:
         _stop(run, obstacle(runtime, run, going), force=force)
+        if run.owns_tree:
+            runtime.git.delete_files(run)
         return False
     git = runtime.git
     with _locked(runtime, repository):
         git.bring_back(run)
         found = git.find(run)
         _stop(run, _obstacle_of(run, found, git.weigh(run, found, going)), force=force)
-        anything = bool(found) or (run.owns_tree and os.path.lexists(aside(run)))
-        if anything:
+        if found:
             _leave(runtime, run)
             _remove_found(runtime, run, going, force=force, tell=tell)
-    if anything and run.owns_tree:
+    if run.owns_tree:
         with DELETING_FILES:
-            git.delete_aside(run)
-    return anything
+            git.delete_files(run)
+        git.tidy(run)
+    return bool(found)
 
 
 def _stop(run: Run, found: Obstacle | None, *, force: bool) -> None:
@@ -245,11 +248,15 @@ def _remove_found(
             with RESCUING:
                 back = git.rescue(run, found)
             tell(back)
-        with REMOVING_TREE:
-            git.forget(run)
+        if found.files:
+            with GIVING_UP:
+                git.give_up(run)
     except BaseException:
         git.bring_back(run)
         raise
+    if found.own:
+        with REMOVING_TREE:
+            git.forget(run)
     with DELETING_BRANCH:
         git.delete_branch(run, found)
     if found.elsewhere:

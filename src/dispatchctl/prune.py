@@ -26,14 +26,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of one run, and why. `failed` says that it could not be told or done, not that there is work in it."""
+    """What became of one run, why, and what was said of it meanwhile.
+
+    `failed` says that it could not be told or done, not that there is work in it.
+    """
 
     kind: Kind
     task: int
     run: str
-    reason: str
+    why: str
     hint: str | None = None
     failed: bool = False
+    said: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """All of it in one line."""
+        return "; ".join((self.why, *self.said))
 
     @property
     def ok(self) -> bool:
@@ -104,14 +113,18 @@ class _Pruning:
                     yield Pruned(Kind.CLEAR, task.id, run.token, self._why(task, found))
             return
         said: list[str] = []
-        anything = clearing.clear_place(self.runtime, place, force=self.wish.force, tell=said.append)
-        for line in said:
+
+        def tell(line: str) -> None:
+            said.append(line)
             self.tell(line)
+
+        anything = clearing.clear_place(self.runtime, place, force=self.wish.force, tell=tell)
         for run in left:
             there = clearing.clear_rest(self.runtime, run, self.servers)
             clearing.note_cleared(self.runtime, run, actor=Actor.USER)
-            if there or (anything and run.token == place.token):
-                yield Pruned(Kind.CLEAR, task.id, run.token, "; ".join([self._why(task, None), *said]))
+            last = run.token == place.token
+            if there or (anything and last):
+                yield Pruned(Kind.CLEAR, task.id, run.token, self._why(task, None), said=tuple(said) if last else ())
 
     def _why(self, task: Task, found: Obstacle | None) -> str:
         return f"it is {task.status}" + (f"; a rescue ref is to keep its work: {found.reason}" if found else "")

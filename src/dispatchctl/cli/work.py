@@ -193,9 +193,9 @@ def prune(
         done.append(each)
         line = f"task {each.task}, run {each.run}"
         if not each.ok:
-            cli.output.failure(f"{line} is kept: {each.reason}", each.hint)
+            cli.output.failure(f"{line} is kept: {each.why}", each.hint)
         elif not cli.as_json:
-            cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.reason}")
+            cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.why}")
     if cli.as_json:
         cli.output.json({"actions": [shapes.action(each, each.ok) for each in done]})
     return ExitCode.FAILED if any(each.failed for each in done) else ExitCode.OK

@@ -7,7 +7,7 @@ its own, with a time limit. A base is resolved to a commit id before anything is
 """
 
 from dispatchctl.worktrees.git import Limits
-from dispatchctl.worktrees.keeping import Found, Losses, aside
+from dispatchctl.worktrees.keeping import Found, Losses, aside, given_up
 from dispatchctl.worktrees.making import HOOK_OUTPUT, Making
 from dispatchctl.worktrees.removing import Removing
 from dispatchctl.worktrees.repositories import NotARepository, Repository
@@ -17,4 +17,4 @@ class Worktrees(Making, Removing):
     """Everything that git is asked to do."""
 
 
-__all__ = ["HOOK_OUTPUT", "Found", "Limits", "Losses", "NotARepository", "Repository", "Worktrees", "aside"]
+__all__ = ["HOOK_OUTPUT", "Found", "Limits", "Losses", "NotARepository", "Repository", "Worktrees", "aside", "given_up"]

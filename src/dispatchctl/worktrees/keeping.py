@@ -46,7 +46,8 @@ class Found:
     """What there is of a run's place.
 
     `own` is git's directory of the worktree, `files` where its files are, `tip` what the run's branch points to, `elsewhere`
-    the other worktrees that have it checked out. `stray` is what stands at the path and is not this worktree.
+    the other worktrees that have it checked out. `stray` is what stands at the path and is not this worktree; `given_up`
+    says that its files were judged and wait to be deleted.
     """
 
     own: str | None = None
@@ -54,6 +55,7 @@ class Found:
     tip: str | None = None
     elsewhere: tuple[str, ...] = ()
     stray: str | None = None
+    given_up: bool = False
 
     def __bool__(self) -> bool:
         return self != Found()
@@ -120,20 +122,21 @@ class Keeping(Repositories):
     # -- what is there ---------------------------------------------------------------------------------------------
     def find(self, run: Run) -> Found:
         """What there is of the worktree and the branch that the run, by its row, made."""
-        places = (run.worktree, aside(run))
+        places = (run.worktree, aside(run), given_up(run))
         own = self._own_dir(run) if run.owns_tree else None
-        there = [path for path in (places if own else places[:1]) if run.owns_tree and os.path.lexists(path)]
+        there = [path for path in places[:2] if run.owns_tree and os.path.lexists(path)]
+        judged = run.owns_tree and not there and os.path.lexists(given_up(run))
         stray = _stray(own, there[0]) if there else None
         files = there[0] if there and not stray else None
         tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None
         registered = self.registered(run.repo) if tip else {}
         elsewhere = (path for path, branch in registered.items() if branch == run.branch and path not in places)
-        return Found(own, files, tip, tuple(elsewhere), stray)
+        return Found(own, files, tip, tuple(elsewhere), stray, judged)
 
     def _own_dir(self, run: Run) -> str | None:
         """git's own directory of the run's worktree, also if its files are gone."""
         _, common = self.git_dirs(run.repo)
-        wanted = [os.path.join(path, ".git") for path in (run.worktree, aside(run))]
+        wanted = [os.path.join(path, ".git") for path in (run.worktree, aside(run), given_up(run))]
         try:
             entries = sorted(os.listdir(os.path.join(common, "worktrees")))
         except FileNotFoundError:
@@ -165,11 +168,11 @@ class Keeping(Repositories):
             beyond = self._beyond(found)
         return Losses(
             files,
-            _unfinished(found.own) if found.own else None,
+            _unfinished(found.own) if found.own and not found.given_up else None,
             self._unreachable(run, found, going),
             tuple(beyond),
             found.elsewhere,
-            run.worktree if found.own and not found.files else None,
+            run.worktree if found.own and not (found.files or found.given_up) else None,
         )
 
     def _within(self, found: Found, *, index: str | None = None) -> Self:
@@ -320,9 +323,18 @@ class Keeping(Repositories):
 
 
 def aside(run: Run) -> str:
-    """Where the worktree is put on its way out: beside its path, so that going there is one step."""
+    """Where the worktree is put to be looked at for the last time: beside its path, so that going there is one step."""
+    return _beside(run, "going")
+
+
+def given_up(run: Run) -> str:
+    """Where it waits to be deleted, when nothing in it could be lost any more."""
+    return _beside(run, "gone")
+
+
+def _beside(run: Run, how: str) -> str:
     directory, leaf = os.path.split(run.worktree)
-    return os.path.join(directory, f".going-{leaf}")
+    return os.path.join(directory, f".{how}-{leaf}")
 
 
 def _stray(own: str | None, files: str) -> str | None:

@@ -1,8 +1,9 @@
 """Removing the worktree and the branch of a closed run, in steps that each can be the last: what a kill leaves is gone on with.
 
-A worktree first is set aside, which is one rename: nobody writes into it by its path any more, and a look at it is the last
-one. Then git forgets it, the branch goes, and at last the files. Files aside that git still knows were not judged yet and
-are put back; files aside that git has forgotten were, and only have to be deleted.
+A worktree first is set aside (`.going-…`), which is one rename: nobody writes into it by its path any more, and a look at it
+is the last one. If nothing would be lost, or all is rescued, it is given up by another rename (`.gone-…`); then git forgets
+it, its branch goes, and at last its files. What is aside was not judged yet, and is put back; what is given up only has to
+be deleted.
 """
 
 import os
@@ -11,7 +12,7 @@ from shlex import quote
 
 from dispatchctl.errors import Refused
 from dispatchctl.task import Run
-from dispatchctl.worktrees.keeping import Found, Keeping, aside
+from dispatchctl.worktrees.keeping import Found, Keeping, aside, given_up
 from dispatchctl.worktrees.repositories import remove_if_empty
 
 
@@ -23,24 +24,31 @@ class Removing(Keeping):
         os.rename(run.worktree, aside(run))
 
     def bring_back(self, run: Run) -> None:
-        """Put a worktree that git still knows back to its path; nothing happens if none is aside.
+        """Put a worktree that is aside back to its path; nothing happens if none is.
 
         Raises `Refused` if something else has taken its path meanwhile.
         """
-        if not os.path.lexists(aside(run)) or self._own_dir(run) is None:
+        if not os.path.lexists(aside(run)):
             return
         if os.path.lexists(run.worktree):
             raise Refused(
                 f"task {run.task}: its worktree is in {aside(run)}, and something else in {run.worktree}",
                 f"ls -la {quote(os.path.dirname(run.worktree))}",
             )
+        known = self._own_dir(run)
         os.rename(aside(run), run.worktree)
-        if run.worktree not in self.registered(run.repo):  # git follows a worktree that it was used in
+        if known and run.worktree not in self.registered(run.repo):  # git follows a worktree that it was used in
             self._must(run, "git worktree repair", run.repo, "worktree", "repair", run.worktree)
 
+    def give_up(self, run: Run) -> None:
+        """Note that the worktree that is aside holds nothing any more that could be lost."""
+        self.delete_files(run)
+        os.rename(aside(run), given_up(run))
+
     def forget(self, run: Run) -> None:
-        """Have git forget a worktree that is aside, or that was deleted by hand."""
-        path = next((each for each in self.registered(run.repo) if each in (run.worktree, aside(run))), None)
+        """Have git forget a worktree that is given up, or that was deleted by hand."""
+        ours = (run.worktree, aside(run), given_up(run))
+        path = next((each for each in self.registered(run.repo) if each in ours), None)
         if path is not None:
             self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", path)
 
@@ -49,9 +57,9 @@ class Removing(Keeping):
         if found.tip is not None and not found.elsewhere:
             self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", found.tip)
 
-    def delete_aside(self, run: Run) -> None:
-        """Delete the files of a worktree that git has forgotten; nothing happens if there are none."""
-        path = aside(run)
+    def delete_files(self, run: Run) -> None:
+        """Delete the files of a worktree that is given up; nothing happens if there are none."""
+        path = given_up(run)
         while os.path.lexists(path):
             try:
                 shutil.rmtree(path)
@@ -60,6 +68,9 @@ class Removing(Keeping):
             except PermissionError:  # directories that may not be written, as some package caches make them
                 _open_up(path)
                 shutil.rmtree(path)
+
+    def tidy(self, run: Run) -> None:
+        """Remove the directory that held the worktrees of the repository, if this was the last."""
         remove_if_empty(os.path.dirname(run.worktree))
 
 
