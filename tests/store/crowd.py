@@ -2,17 +2,18 @@
 
 import multiprocessing
 import os
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from dispatchctl.errors import DispatchctlError
+from dispatchctl.errors import DispatchctlError, QueueFull, Refused
 from dispatchctl.store import fence, open_store
 from dispatchctl.store.connection import Database
-from dispatchctl.store.protocol import Claimant
-from dispatchctl.task import Actor, Cause, NewTask
-from dispatchctl.verdict import Changes, Ending, Policy
+from dispatchctl.store.protocol import Claimant, Sighting, Store
+from dispatchctl.task import Activity, Actor, Ask, Cause, NewTask, Report
+from dispatchctl.verdict import Changes, Cure, Ending, Policy
 from store.bench import names
 
 Answer = TypeVar("Answer")
@@ -66,3 +67,53 @@ def claim_all(number: int, processes: int, path: str) -> list[int]:
     database.close()
     store.close()
     return done
+
+
+def anything(number: int, processes: int, path: str, rounds: int) -> list[str]:
+    """Claim, start, undo, finish, report, ask, block, retry and cancel what comes; what was wrong, but for refusals.
+
+    Every process sees every task, so most of what it tries was true a moment ago and is not any more.
+    """
+    meet(f"{path}.anything", number, processes)
+    store = open_store(path, busy_timeout=60)
+    database = Database(path, busy_timeout=60)
+    chance = random.Random(number)
+    wrong = []
+    for each in range(rounds):
+        task = chance.randint(1, 12)
+        try:
+            _one_thing(chance, store, database, task, f"{number:04x}{each:04x}", each)
+        except (Refused, QueueFull):
+            pass  # another was quicker, or enough are running
+        except DispatchctlError as error:
+            wrong.append(error.message)
+    database.close()
+    store.close()
+    return wrong
+
+
+def _one_thing(chance: random.Random, store: Store, database: Database, task: int, token: str, at: int) -> None:
+    run = store.task(task).run
+    mine = run.token if run is not None else token
+    actor = Actor.RECONCILE
+    ending = Ending(Cause.BY_ITSELF, at, exit_code=chance.choice((0, 0, 3)))
+    verbs: list[Callable[[], object]] = [
+        lambda: store.claim(Claimant(token, "host", "boot", names), max_running=8, actor=Actor.DISPATCH, at=at),
+        lambda: store.claim(Claimant(token, "host", "boot", names), task=task, max_running=8, actor=Actor.WATCH, at=at),
+        lambda: fence.start(database, mine, at=at, launcher=(1, 1), agent=(2, 2)),
+        lambda: store.close_ended(mine, ending, Changes(1, 0), None, Policy(), actor=actor, at=at, jitter=0.5),
+        lambda: (
+            store.begin_undo(mine, "gone", actor=actor, at=at)
+            and store.close_undone(mine, "gone", cure=Cure.NEVER, policy=Policy(), actor=actor, at=at, jitter=0.5)
+        ),
+        lambda: store.ask(mine, Ask.CANCEL, actor=Actor.USER, at=at, awake=at),
+        lambda: store.report(mine, Report.DONE, None, actor=Actor.AGENT, at=at, awake=at),
+        lambda: store.block(mine, "?", actor=Actor.AGENT, at=at),
+        lambda: store.unblock(task, note=None, at=at),
+        lambda: store.retry(task, note=None, fresh=True, recoveries=3, at=at),
+        lambda: store.cancel(task, at=at),
+        lambda: store.heartbeat(mine, Activity.WORKING, at=at),
+        lambda: store.note_activity(mine, Activity.STALLED, actor=actor, at=at),
+        lambda: store.sight([Sighting(mine, at, None, at)]),
+    ]
+    chance.choice(verbs)()

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from dispatchctl.store import open_store
-from dispatchctl.task import Actor, NewTask, Status
-from store.crowd import at_once, claim_all, open_first
+from dispatchctl.task import Actor, NewTask, Phase, Status
+from store.bench import Sqlite, assert_replayed
+from store.crowd import anything, at_once, claim_all, open_first
 
 
 def test_eight_first_opens_at_once_make_one_database_without_failure(tmp_path: Path) -> None:
@@ -25,3 +26,27 @@ def test_eight_processes_take_every_task_exactly_once(tmp_path: Path) -> None:
     assert store.count() == {Status.DONE: 400}
     assert len(store.events()) == 400 * 4
     store.close()
+
+
+def test_eight_processes_that_do_anything_at_once_never_lose_an_update(tmp_path: Path) -> None:
+    """Every row is what its events say, in one order for all of them, and nobody was told that the database is locked."""
+    backend = Sqlite(tmp_path)
+    store = backend.open()
+    store.add([NewTask("Do it", "now", "/repo", "main", "shell", retries=100)] * 12, actor=Actor.USER, at=0)
+    assert at_once(anything, backend.path, 1_000) == [[]] * 8
+    events = store.events()
+    assert_replayed(backend, events)
+    claimed = Counter(event.task for event in events if event.kind == "claimed")
+    assert sum(claimed.values()) > 100
+    for task in range(1, 13):
+        runs = store.runs(task)
+        assert [run.number for run in runs] == list(range(1, claimed[task] + 1))
+        assert [run.phase for run in runs[:-1]] == [Phase.CLOSED] * (len(runs) - 1)
+        status = store.task(task).status
+        assert (status in (Status.IN_PROGRESS, Status.BLOCKED)) or not any(run.phase != Phase.CLOSED for run in runs)
+    moves: dict[int, Status] = {}
+    for event in events:
+        if event.to_status is not None:
+            assert event.from_status == moves.get(event.task), "each move begins where the last one ended"
+            moves[event.task] = event.to_status
+    backend.close()
