@@ -242,12 +242,16 @@ def test_ignored_files_go_and_directories_that_may_not_be_written_too(shared: De
 # -- what a rescue keeps --------------------------------------------------------------------------------------------------
 
 
-def test_a_rescue_keeps_what_was_staged_before_it_was_changed_again(shared: Desk) -> None:
-    task = shared.ended("Staged", "echo one > s; git add s; echo two > s; echo s > .gitignore; exit 3")
-    said = shared.run("cancel", str(task), "--force")
-    assert came_back(shared, said.err)["s"] == "two\n"
-    ref = f"refs/dispatchctl/rescue/{task}/{shared.newest(task).token}"
-    assert shared.world.git(shared.repo, "show", f"{ref}^2:s") == "one"
+def test_a_rescue_keeps_what_was_staged_before_it_was_changed_again(desk: Desk) -> None:
+    script = (
+        "git config core.trustctime false; i=$(git rev-parse --git-dir)/index; echo one > s; git add s; touch -r s $i;"
+        " echo two > s; touch -r $i s; echo s > .gitignore"  # in the same moment, so that only its contents tell
+    )
+    task = desk.ended("Staged", f"{script}; exit 3")
+    said = desk.run("cancel", str(task), "--force")
+    assert came_back(desk, said.err)["s"] == "two\n"
+    ref = f"refs/dispatchctl/rescue/{task}/{desk.newest(task).token}"
+    assert desk.world.git(desk.repo, "show", f"{ref}^2:s") == "one"
 
 
 def test_a_rescue_keeps_branch_head_and_what_a_rebase_has_stashed(shared: Desk) -> None:
@@ -636,6 +640,15 @@ def test_a_branch_that_another_task_is_to_start_from_stays_even_by_force(desk: D
         )
     desk.world.git(desk.repo, "merge", "-q", run.branch)
     assert pruned(desk)[parent][0].ok
+
+
+def test_a_retry_that_would_be_refused_removes_nothing(desk: Desk) -> None:
+    parent = desk.ended("Parent", "git commit -q --allow-empty -m x")
+    child = desk.ended("Child", "exit 3", "--after", str(parent))
+    desk.refused("retry", str(parent), "--fresh", code=4, says=f"task {child}, which builds on it, has started")
+    desk.ok("retry", str(child))
+    desk.refused("retry", str(child), "--fresh", code=4, says=f"task {child} is ready; there is nothing to retry")
+    assert all(os.path.isdir(desk.newest(task).worktree) for task in (parent, child))
 
 
 # -- retry --takeover -----------------------------------------------------------------------------------------------------

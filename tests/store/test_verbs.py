@@ -71,6 +71,7 @@ VERBS: Mapping[str, tuple[Verb, Mapping[str, Status]]] = {
         lambda b, _, token: b.store.heartbeat(token, Activity.WORKING, at=b.tick()),
         {"started": I, "asking": K},
     ),
+    "leave_place": (lambda b, _, token: b.store.leave_place(token, at=b.tick()), HAS_CLOSED_RUN),
     "sighted": (
         lambda b, _, token: b.store.sighted(token, Life.ALIVE, at=b.tick()),
         {name: status for name, (status, _) in SITUATIONS.items()},
