@@ -16,6 +16,7 @@ from reconcile.scene import AT_WORK, at_work, copy_of, dispatcher, gone, is_stop
 from world import World, eventually
 
 from dispatchctl.dispatch import dispatch
+from dispatchctl.doctor import trace_checks
 from dispatchctl.doctor.every import CHECKS, Finding, Severity, examine
 from dispatchctl.examination import look
 from dispatchctl.reconcile import reconcile
@@ -267,6 +268,21 @@ def test_a_missing_part_of_the_schema_is_found(world: World, kind: str, name: st
     runtime, _ = queued(world)
     by_hand(runtime, f"DROP {kind} {name}")
     assert name in one(world, check, Severity.ERROR).problem
+    mended(world, check)
+    assert [task.id for task in world.runtime().store.claimable(at=now(), limit=9)] == [1]
+
+
+def test_a_missing_table_is_found_and_not_made_up(world: World) -> None:
+    runtime, _ = queued(world)
+    by_hand(runtime, "DROP TABLE sightings")
+    assert "table sightings" in one(world, "database-complete", Severity.ERROR).problem
+    not_mended(world, "database-complete")
+
+
+def test_a_status_that_no_event_has_made_is_found(world: World) -> None:
+    runtime, _ = queued(world)
+    by_hand(runtime, "UPDATE tasks SET status = 'blocked'")
+    assert "is blocked, and its history says ready" in one(world, "status-recorded", Severity.WARNING).problem
 
 
 def test_a_switched_off_log_is_found_and_switched_on(world: World) -> None:
@@ -575,6 +591,20 @@ def test_a_server_whose_socket_was_deleted_is_found(world: World) -> None:
     assert found(world, "server-reachable") == []
 
 
+def test_a_server_whose_socket_another_one_has_taken_is_found(world: World) -> None:
+    _, run = at_work(world)
+    world.socket.unlink()
+    world.tmux("-f", "/dev/null", "new-session", "-d", "sleep 600")
+    new = world.tmux("display-message", "-p", "#{pid}")
+    finding = one(world, "server-reachable", Severity.ERROR)
+    assert "another server has taken its socket" in finding.problem
+    subprocess.run(["sh", "-c", finding.fix], check=True)
+    eventually(world.socket.exists)
+    assert found(world, "server-reachable") == []
+    assert world.tmux("display-message", "-p", "#{pid}") == str(run.server_pid)
+    os.kill(int(new), signal.SIGKILL)
+
+
 def test_runs_in_two_servers_are_found(world: World) -> None:
     at_work(world)
     other = str(world.root / "other.sock")
@@ -675,6 +705,31 @@ def test_a_half_made_worktree_is_found(world: World) -> None:
     by_hand(runtime, "UPDATE runs SET outcome = 'rolled_back', owns_tree = 1")
     assert "never started" in one(world, "worktree-whole", Severity.WARNING).problem
     assert Path(run.worktree, "work").exists()
+
+
+KILLED_REMOVAL = """
+import os, signal, sys
+from dispatchctl import clearing, faults
+from dispatchctl.config import Environment
+from dispatchctl.runtime import Runtime
+faults.at_point = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == sys.argv[1] else None
+clearing.remove(Runtime(Environment.read(), private_tmux=True), [1], force=True, tell=print)
+"""
+
+
+def test_a_removal_that_was_killed_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = ended(world)
+    killed = [sys.executable, "-c", KILLED_REMOVAL]
+    subprocess.run([*killed, "after set the worktree aside"], env=world.variables, check=False)
+    assert not os.path.exists(run.worktree)
+    assert found(world, "removal-finished") == [], "it may be at work"
+    assert found(world, "worktree-whole") == [], "its directory is not gone"
+    monkeypatch.setattr(trace_checks, "STALE_S", -1.0)
+    finding = one(world, "removal-finished", Severity.WARNING)
+    subprocess.run(["sh", "-c", finding.fix], env=world.variables, check=True)
+    assert Path(run.worktree, "work").exists()
+    assert world.git(Path(run.worktree), "status", "--porcelain") == "?? work"
+    assert found(world, "removal-finished") == []
 
 
 @pytest.mark.parametrize("where", ["worktree", "repository"])

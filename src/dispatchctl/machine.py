@@ -27,15 +27,18 @@ def volume(path: str) -> Volume:
 
 
 def kind_of_file_system(path: str) -> str:
-    """As /proc/self/mountinfo names it, for the last mount on the longest directory above the path; "" if not known."""
-    real, best, kind = os.path.realpath(path), "", ""
+    """As /proc/self/mountinfo names it, for the last mount on the longest directory above the path; "" if not known.
+
+    The path is absolute, its links followed: nothing is asked of the disk here, which may not answer.
+    """
+    best, kind = "", ""
     for line in _lines("/proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
         words = left.split()
         if len(words) < 5 or not right:
             continue
         at = words[4].encode().decode("unicode_escape", "replace")  # a blank is \040
-        inside = at == "/" or real == at or real.startswith(f"{at}/")
+        inside = at == "/" or path == at or path.startswith(f"{at}/")
         if inside and len(at) >= len(best):
             best, kind = at, right.split()[0]
     return kind

@@ -56,6 +56,12 @@ def _recount(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]:
     return [Mended(findings[0].check, "counters", f"counted again: {changed} rows were wrong", ok=True)]
 
 
+def _rebuild(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]:
+    made = runtime.store.rebuild()
+    said = f"made again: {', '.join(made)}" if made else "nothing had to be made any more"
+    return [Mended(findings[0].check, findings[0].subject, said, ok=True)]
+
+
 def _write_ahead(runtime: Runtime, findings: Sequence[Finding]) -> list[Mended]:
     runtime.store.use_write_ahead_log()
     return [Mended(findings[0].check, findings[0].subject, "is in WAL mode again", ok=True)]
@@ -93,6 +99,7 @@ def _remove_run_directory(runtime: Runtime, finding: Finding) -> Mended | None:
 
 REMEDIES: Mapping[Mend, Callable[[Runtime, Sequence[Finding]], list[Mended]]] = {
     Mend.RECOUNT: _recount,  # first: a wrong count may refuse the very write that ends a run
+    Mend.REBUILD: _rebuild,
     Mend.WRITE_AHEAD: _write_ahead,
     Mend.MAKE_PRIVATE: _make_private,
     Mend.RECONCILE: _reconcile,

@@ -105,20 +105,24 @@ def database_references(contents: Contents) -> Iterator[Problem]:
         yield Problem(contents.path, line, f"sqlite3 {quote(contents.path)} 'PRAGMA foreign_key_check'")
 
 
-@check(ERROR)
+@check(ERROR, mend=Mend.REBUILD)
 def database_complete(contents: Contents) -> Iterator[Problem]:
     """Every table, index and trigger is there."""
     for name in contents.missing:
         text = f"the {name} is not there, and things depend on it"
-        yield Problem(contents.path, text, f"sqlite3 {quote(contents.path)} .schema")
+        fix = f"sqlite3 {quote(contents.path)} .schema"
+        if name.startswith("table "):
+            yield Problem(contents.path, text, fix, target=None)
+        else:
+            yield Problem(contents.path, text, "dispatchctl doctor --fix --check database-complete")
 
 
-@check(ERROR)
+@check(ERROR, mend=Mend.REBUILD)
 def claim_uses_index(contents: Contents) -> Iterator[Problem]:
     """A claim finds the best task by its index, whatever the number of finished tasks."""
     if not contents.claim_uses_index:
         text = "tasks cannot be claimed by their index tasks_claimable"
-        yield Problem(contents.path, text, f"sqlite3 {quote(contents.path)} .schema")
+        yield Problem(contents.path, text, "dispatchctl doctor --fix --check claim-uses-index")
 
 
 @check(WARNING, mend=Mend.WRITE_AHEAD)
@@ -144,6 +148,13 @@ def status_and_run(contents: Contents) -> Iterator[Problem]:
     """Each task's status and its runs say the same: it is in progress exactly while a run of it is open."""
     for task, what in contents.disagreeing:
         yield Problem(f"task {task}", what, f"dispatchctl cancel {task} && dispatchctl retry {task}")
+
+
+@check(WARNING)
+def status_recorded(contents: Contents) -> Iterator[Problem]:
+    """The status of each unfinished task is the one that its history says: nobody has written to the database by hand."""
+    for task, what in contents.unrecorded:
+        yield Problem(f"task {task}", what, f"dispatchctl history {task}")
 
 
 @check(WARNING)

@@ -259,10 +259,14 @@ def server_answers(fleet: Fleet) -> Iterator[Problem]:
 @check(ERROR)
 def server_reachable(fleet: Fleet) -> Iterator[Problem]:
     """The socket of every tmux server that lives is there, so that one can attach to it."""
-    for seen in fleet.lost_sockets():
-        pid, run = seen.run.server_pid, seen.run
-        text = f"the tmux server, process {pid}, lives, and its socket is gone: nobody can attach to its agents"
-        yield Problem(run.socket, text, f"kill -USR1 {pid}")
+    for pid, seen in fleet.lost_servers().items():
+        path = seen.run.socket
+        taken = fleet.world.server_of(seen.run).answer is Answer.RUNNING
+        how = "another server has taken its socket" if taken else "its socket is gone"
+        text = f"the tmux server, process {pid}, lives, and {how}: nobody can attach to its agents"
+        yield Problem(
+            path, text, f"mv {quote(path)} {quote(path + '.new')} && kill -USR1 {pid}" if taken else f"kill -USR1 {pid}"
+        )
 
 
 @check(INFO)
@@ -282,7 +286,8 @@ def server_survives(fleet: Fleet) -> Iterator[Problem]:
         unit = socket.unit or ""
         if unit.endswith(".service") and not unit.startswith("user@") and _is_used(fleet, socket.path):
             text = f"the tmux server is part of {unit}: when that is stopped, systemd ends its agents"
-            yield Problem(socket.path, text, "systemd-run --user --scope tmux new-session -d")
+            fix = f"systemd-run --user --scope tmux -S {quote(socket.path)} new-session -d"
+            yield Problem(socket.path, text, f"tmux -S {quote(socket.path)} kill-server && {fix}")
 
 
 def _is_used(fleet: Fleet, path: str) -> bool:

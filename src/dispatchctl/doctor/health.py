@@ -125,6 +125,8 @@ class Contents:
     never_due: tuple[int, ...] = ()
     disagreeing: tuple[tuple[int, str], ...] = ()
     """Tasks whose status and runs say different things, each with what is wrong."""
+    unrecorded: tuple[tuple[int, str], ...] = ()
+    """Tasks whose status is not what their history says."""
     newest_event_at: int | None = None
     at: int = 0
 
@@ -171,15 +173,15 @@ class Fleet:
         strays = [each.socket for each in self.world.strays if each.token == action.run]
         return next(iter(strays or [seen.run.socket for seen in self.world.runs if seen.run.token == action.run]), None)
 
-    def lost_sockets(self) -> list[SeenRun]:
-        """One run of each server that lives and that nobody reaches any more."""
+    def lost_servers(self) -> Mapping[int, SeenRun]:
+        """The servers that live and that nobody reaches any more, by pid, each with one of its runs."""
         lost = {}
         for seen in self.world.runs:
-            run = seen.run
-            silent = self.world.server_of(run).answer is Answer.NO_SERVER
-            if silent and run.server_pid is not None and self.names.get(run.server_pid, "").startswith("tmux"):
-                lost[run.server_pid] = seen
-        return list(lost.values())
+            run, server = seen.run, self.world.server_of(seen.run)
+            lives = run.server_pid is not None and self.names.get(run.server_pid, "").startswith("tmux")
+            if lives and server.answer is not Answer.UNKNOWN and server.pid != run.server_pid:
+                lost[run.server_pid or 0] = seen
+        return lost
 
 
 @dataclass(frozen=True)
@@ -253,12 +255,23 @@ class Directory:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """A worktree that a removal has put beside its path `worktree`; `judged`: nothing in it could be lost any more."""
+
+    path: str
+    worktree: str
+    judged: bool
+    age_s: float
+
+
+@dataclass(frozen=True)
 class Ground:
     """The state directory beside the database."""
 
     path: str
     open_to_others: tuple[str, ...] = ()
     directories: tuple[Directory, ...] = ()
+    aside: tuple[Aside, ...] = ()
 
 
 Part = Tools | Setup | Agents | DatabaseFile | Contents | Fleet | Queue | Repositories | Ground

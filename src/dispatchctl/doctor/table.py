@@ -26,6 +26,7 @@ class Mend(StrEnum):
 
     RECONCILE = "runs `dispatchctl reconcile`"
     RECOUNT = "counts them again"
+    REBUILD = "makes an index or trigger again"
     WRITE_AHEAD = "switches it back to WAL"
     MAKE_PRIVATE = "takes the rights of others away"
     REMOVE_RUN_DIRECTORY = "removes it, unless an agent began there"

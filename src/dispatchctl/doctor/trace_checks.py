@@ -106,6 +106,20 @@ def run_directory_owned(ground: Ground) -> Iterator[Problem]:
         )
 
 
+@check(WARNING)
+def removal_finished(ground: Ground) -> Iterator[Problem]:
+    """No worktree stands beside its place, where a removal that was killed has put it."""
+    for each in ground.aside:
+        if each.age_s <= STALE_S:
+            continue
+        if each.judged:
+            text = "is what a removal that was killed has left of a worktree in which nothing could be lost"
+            yield Problem(each.path, text, f"rm -r {quote(each.path)}")
+        else:
+            text = f"is the worktree {each.worktree}, put aside by a removal that was killed before it had judged it"
+            yield Problem(each.path, text, f"mv -T {quote(each.path)} {quote(each.worktree)}")
+
+
 @check(WARNING, mend=Mend.MAKE_PRIVATE)
 def private(ground: Ground) -> Iterator[Problem]:
     """Nobody else can read the database, or what agents were told and have written."""

@@ -5,6 +5,7 @@ ends the look: what could not be had is `Unknown`, with the reason.
 """
 
 from collections.abc import Callable, Collection
+from shlex import quote
 
 from dispatchctl.doctor.health import (
     Agents,
@@ -59,4 +60,4 @@ def _part(looker: Looker, kind: type) -> Part | Unknown:
     except DispatchctlError as error:
         return Unknown(kind.__name__.lower(), error.message, error.hint or "dispatchctl doctor -v")
     except (OSError, ValueError) as error:  # ValueError: a row that hands have made, with a status that there is not
-        return Unknown(kind.__name__.lower(), str(error), f"sqlite3 {looker.database} 'PRAGMA quick_check'")
+        return Unknown(kind.__name__.lower(), str(error), f"sqlite3 {quote(looker.database)} 'PRAGMA quick_check'")

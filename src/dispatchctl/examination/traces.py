@@ -2,16 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from shlex import quote
 
 from dispatchctl import machine, processes
-from dispatchctl.doctor.health import Directory, Fault, GitLock, Ground, Repositories, Repository, Tree
-from dispatchctl.errors import DispatchctlError, UsageError
+from dispatchctl.doctor.health import Aside, Directory, Fault, GitLock, Ground, Repositories, Repository, Tree
+from dispatchctl.errors import DispatchctlError, Unanswered, UsageError
 from dispatchctl.examination.looker import Looker, modified, names
 from dispatchctl.runtime import now
 from dispatchctl.task import Status, Task
-from dispatchctl.worktrees import Worktrees
+from dispatchctl.worktrees import Listed, Worktrees
 
+ALTOGETHER_S = 30.0
+"""Seconds that all repositories together may take; those that are left then are said not to have been looked at."""
+ASIDE, GONE = ".going-", ".gone-"
+"""What the names of worktrees begin with that `worktrees.removing` has put beside their place."""
 TOKEN = re.compile(r"[0-9a-f]{8}")
 
 
@@ -20,27 +26,22 @@ def repositories(looker: Looker) -> Repositories:
     tasks = looker.unfinished
     known = [place.path for place in store.places() if place.kind == "git"]
     repos = dict.fromkeys([*known, *(task.repo for task in tasks)])
-    return Repositories(
-        tuple(_repository(looker, repo, [task for task in tasks if task.repo == repo]) for repo in repos)
-    )
+    deadline = time.monotonic() + ALTOGETHER_S
+    by_repo = {repo: [task for task in tasks if task.repo == repo] for repo in repos}
+    return Repositories(tuple(_repository(looker, repo, by_repo[repo], deadline) for repo in repos))
 
 
-def _repository(looker: Looker, repo: str, tasks: Sequence[Task]) -> Repository:
+def _repository(looker: Looker, repo: str, tasks: Sequence[Task], deadline: float) -> Repository:
     git = looker.runtime.git
     ready = tuple(task.id for task in tasks if task.status is Status.READY)
     others = tuple(task.id for task in tasks if task.status is not Status.READY)
     try:
+        if time.monotonic() > deadline:
+            raise Unanswered("it was not looked at: the repositories before it took too long")
         common = git.repository(repo).common_dir
-        mark = f"dispatchctl {looker.database} "
         listed = git.listed(repo)
-        ours = [each for each in listed if each.reason and each.reason.startswith(mark)]
-        words = {each.path: str(each.reason).removeprefix(mark).partition(" ") for each in ours}
-        runs = looker.stored.find_runs([token for _, _, token in words.values()])
-        trees = tuple(
-            Tree(repo, each.path, token, task, each.branch, os.path.isdir(each.path), runs.get(token))
-            for each in ours
-            for task, _, token in [words[each.path]]
-        )
+        trees = tuple(_trees(looker, repo, listed))
+        locks = git.lock_files(common, _mark(looker))
         elsewhere = {each.branch for each in listed if each.reason and each.reason.startswith("dispatchctl ")}
         return Repository(
             repo,
@@ -48,13 +49,38 @@ def _repository(looker: Looker, repo: str, tasks: Sequence[Task]) -> Repository:
             ready,
             others,
             trees,
-            tuple(_git_locks(git.lock_files(common, mark), [repo, *words])),
+            tuple(_git_locks(locks, [repo, *(tree.path for tree in trees)])),
             tuple(_unresolved(git, repo, tasks)),
             tuple(_branches(looker, repo, {branch for branch in elsewhere if branch})),
         )
     except (DispatchctlError, OSError) as error:
         said = error if isinstance(error, DispatchctlError) else DispatchctlError(str(error))
-        return Repository(repo, Fault(repo, said.message, said.hint or f"git -C {repo} status"), ready, others)
+        fault = Fault(repo, said.message, said.hint or f"git -C {quote(repo)} status")
+        return Repository(repo, fault, ready, others)
+
+
+def _mark(looker: Looker) -> str:
+    """What the reason begins with for which our worktrees are locked, as `steps.lock_reason` makes it."""
+    return f"dispatchctl {looker.database} "
+
+
+def _trees(looker: Looker, repo: str, listed: Sequence[Listed]) -> Iterator[Tree]:
+    """Those of the worktrees that are this database's, each with its run."""
+    mark = _mark(looker)
+    ours = {
+        each: each.reason.removeprefix(mark).partition(" ")
+        for each in listed
+        if each.reason is not None and each.reason.startswith(mark)
+    }
+    runs = looker.stored.find_runs([token for _, _, token in ours.values()])
+    for each, (task, _, token) in ours.items():
+        yield Tree(repo, each.path, token, task, each.branch, _is_there(each.path), runs.get(token))
+
+
+def _is_there(worktree: str) -> bool:
+    """Whether the worktree is at its path, or beside it, where a removal puts it."""
+    directory, leaf = os.path.split(worktree)
+    return any(os.path.isdir(os.path.join(directory, f"{beside}{leaf}")) for beside in ("", ASIDE, GONE))
 
 
 def _git_locks(paths: Sequence[str], places: Iterable[str]) -> list[GitLock]:
@@ -104,7 +130,23 @@ def ground(looker: Looker) -> Ground:
         state,
         tuple(path for path in private if _is_open_to_others(path)),
         tuple(Directory(path, _began(path)) for path in directories),
+        tuple(_put_aside(str(looker.runtime.worktrees_root))),
     )
+
+
+def _put_aside(root: str) -> Iterator[Aside]:
+    """What removals have put beside its place, and when."""
+    for directory in (os.path.join(root, name) for name in names(root)):
+        for name in names(directory):
+            beside = next((each for each in (ASIDE, GONE) if name.startswith(each)), None)
+            if beside is None:
+                continue
+            path, worktree = os.path.join(directory, name), os.path.join(directory, name.removeprefix(beside))
+            try:
+                age = time.time() - os.stat(path).st_ctime  # a rename sets it
+            except OSError:
+                continue
+            yield Aside(path, worktree, beside == GONE, age)
 
 
 def _began(run_dir: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from shlex import quote
 
 from dispatchctl import machine
 from dispatchctl.doctor.health import Contents, Fault, Fleet, Queue, Socket
@@ -99,7 +100,7 @@ def _missing(world: Snapshot, run: Run) -> Fault | None:
     if not os.path.isdir(run.worktree):
         there = machine.working_directory(run.agent_pid) if run.agent_pid is not None else None
         moved = f"; its agent works in {there}" if there and there != run.worktree and os.path.isdir(there) else ""
-        hint = f"mv {there} {run.worktree}" if moved else f"dispatchctl attach {run.task}"
+        hint = f"mv {quote(there)} {quote(run.worktree)}" if there and moved else f"dispatchctl attach {run.task}"
         return Fault(run.token, f"its worktree {run.worktree} is gone, deleted or moved by hand{moved}", hint)
     if not os.path.isdir(run.run_dir):
         return Fault(run.token, f"its run directory {run.run_dir} is gone", f"dispatchctl attach {run.task}")

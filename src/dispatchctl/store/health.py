@@ -42,12 +42,13 @@ class Examining(Ledger):
                 path,
                 damage,
                 tuple(self._broken_references()),
-                tuple(self._missing()),
+                tuple(name for name, _ in self._missing()),
                 self._claims_by_index(),
                 str(self._database.row("PRAGMA journal_mode")[0]),
                 self._ids(MISCOUNTED),
                 self._ids(NEVER_DUE),
                 tuple(self._disagreeing()),
+                tuple(self._unrecorded()),
                 self._database.row("SELECT max(at) FROM events WHERE id > (SELECT max(id) FROM events) - 100")[0],
                 at,
             )
@@ -61,6 +62,14 @@ class Examining(Ledger):
         with self._database:
             changed = self._database.execute(f"UPDATE tasks SET waits = {UNFINISHED_PARENTS} WHERE {MISCOUNTED}")
             return changed + self._database.execute(f"UPDATE tasks SET due = 1 WHERE {NEVER_DUE}")
+
+    def rebuild(self) -> list[str]:
+        """Make each index and trigger of this version again that is not there; which those were. A table is not made."""
+        with self._database:
+            made = [(name, sql) for name, sql in self._missing() if not name.startswith("table ")]
+            for _, sql in made:
+                self._database.execute(sql)
+        return [name for name, _ in made]
 
     def use_write_ahead_log(self) -> None:
         """Switch the file back to WAL."""
@@ -100,15 +109,15 @@ class Examining(Ledger):
         rows = self._database.rows(f"SELECT * FROM pragma_foreign_key_check LIMIT {SHOWN}")
         return [f"row {row[1] or '?'} of {row[0]} belongs to a row of {row[2]} that is not there" for row in rows]
 
-    def _missing(self) -> list[str]:
-        """Tables, indexes and triggers of this version that the file has not."""
-        listed = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    def _missing(self) -> list[tuple[str, str]]:
+        """Tables, indexes and triggers of this version that the file has not, each with the statement that makes it."""
+        listed = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
         there = {(row[0], row[1]) for row in self._database.rows(listed)}
         fresh = sqlite3.connect(":memory:")
         try:
             for statement in (each for version in MIGRATIONS for each in version):
                 fresh.execute(statement)
-            return [f"{kind} {name}" for kind, name in fresh.execute(listed) if (kind, name) not in there]
+            return [(f"{kind} {name}", sql) for kind, name, sql in fresh.execute(listed) if (kind, name) not in there]
         finally:
             fresh.close()
 
@@ -133,3 +142,13 @@ class Examining(Ledger):
             elif newest != token:
                 found.append((id, f"its run {token} is open, and its newest run is said to be {newest}"))
         return found
+
+    def _unrecorded(self) -> list[tuple[int, str]]:
+        """Unfinished tasks whose status is not the one that their last event says."""
+        said = """(SELECT to_status FROM events INDEXED BY events_of_task
+                   WHERE task = tasks.id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1)"""
+        rows = self._database.rows(
+            f"""SELECT id, status, {said} FROM tasks WHERE status NOT IN ('{Status.DONE}', '{Status.CANCELLED}')
+                AND status <> {said} LIMIT {SHOWN}"""
+        )
+        return [(row[0], f"is {row[1]}, and its history says {row[2]}") for row in rows]

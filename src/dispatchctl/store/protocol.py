@@ -259,6 +259,9 @@ class Store(Protocol):
     def recount(self) -> int:
         """Count again what is counted, the unfinished parents of tasks; how many rows were wrong."""
 
+    def rebuild(self) -> list[str]:
+        """Make again what of the schema is missing and holds no data; what that was."""
+
     def use_write_ahead_log(self) -> None:
         """Have readers not wait for writers again."""
 

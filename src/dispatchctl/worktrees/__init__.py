@@ -10,11 +10,22 @@ from dispatchctl.worktrees.git import Limits
 from dispatchctl.worktrees.keeping import Found, Losses, aside, given_up
 from dispatchctl.worktrees.making import HOOK_OUTPUT, Making
 from dispatchctl.worktrees.removing import Removing
-from dispatchctl.worktrees.repositories import NotARepository, Repository
+from dispatchctl.worktrees.repositories import Listed, NotARepository, Repository
 
 
 class Worktrees(Making, Removing):
     """Everything that git is asked to do."""
 
 
-__all__ = ["HOOK_OUTPUT", "Found", "Limits", "Losses", "NotARepository", "Repository", "Worktrees", "aside", "given_up"]
+__all__ = [
+    "HOOK_OUTPUT",
+    "Found",
+    "Limits",
+    "Listed",
+    "Losses",
+    "NotARepository",
+    "Repository",
+    "Worktrees",
+    "aside",
+    "given_up",
+]
