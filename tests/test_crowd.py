@@ -22,6 +22,7 @@ from dispatchctl.runtime import Runtime
 from dispatchctl.task import FINISHED, Phase, Report, Status
 
 TASKS = 12
+OFTEN = ("dispatch",) * 4 + ("reconcile",) * 2 + ("retry",) * 4 + ("cancel", "done")
 ONE_AT_A_TIME = """
 exec 9>"{root}/agents/$DISPATCHCTL_TASK"
 flock -n 9 || echo "$DISPATCHCTL_TOKEN" >> "{root}/twice"
@@ -40,9 +41,7 @@ def busy(number: int, variables: dict[str, str], rounds: int) -> list[str]:
         runtime = Runtime(Environment.read(variables), private_tmux=True)
         task = chance.randint(1, TASKS)
         try:
-            match chance.choice(
-                ("dispatch", "dispatch", "dispatch", "reconcile", "reconcile", "cancel", "retry", "done")
-            ):
+            match chance.choice(OFTEN):
                 case "dispatch":
                     failed = dispatch(runtime, most=2).failed
                     wrong += [f"{each.task}: {each.error.message}" for each in failed if not _given_up(each.error)]
@@ -77,7 +76,7 @@ def test_eight_processes_on_one_database_with_real_agents(world: World) -> None:
         prompt = ONE_AT_A_TIME.format(root=world.root)
         world.add(runtime, prompt, repo=repos[number % 3], recoveries=100, retries=100)
     with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("spawn")) as pool:
-        asked = [pool.submit(busy, number, world.variables, 12) for number in range(8)]
+        asked = [pool.submit(busy, number, world.variables, 60) for number in range(8)]
         wrong = [each.result(timeout=240) for each in asked]
     assert wrong == [[]] * 8
     eventually(lambda: _settle(runtime), within=90, what="everything that was begun ends")

@@ -79,6 +79,9 @@ def started(run: Run = STARTED, **changes: object) -> SeenRun:
         pytest.param(
             world(started(run=replace(STARTED, window_id=None)), SILENT), None, id="ids not stored, tmux silent"
         ),
+        pytest.param(
+            world(started(run=replace(STARTED, window_id=None), owner=Holder.HELD)), None, id="ids about to be stored"
+        ),
         pytest.param(world(started(owner=Holder.FREE)), Kind.ADOPT, id="started when its dispatcher died"),
         pytest.param(world(started(owner=Holder.HELD)), None, id="started a moment ago"),
         pytest.param(world(started(ending=EXITED)), None, id="ended, its launcher is closing it"),

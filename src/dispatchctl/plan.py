@@ -111,7 +111,7 @@ def _said(world: Snapshot, run: Run) -> str:
 def _for_living(world: Snapshot, seen: SeenRun) -> Iterator[Action]:
     run = seen.run
     pane = world.server_of(run).pane_of(run.token)
-    if run.window_id is None and pane is not None:
+    if run.window_id is None and pane is not None and seen.owner is not Holder.HELD:
         yield _action(Kind.ADOPT, run, f"it runs in pane {pane.pane_id}, and nobody had written that down")
     elif seen.owner is Holder.FREE:
         yield _action(Kind.ADOPT, run, "its dispatcher died when it had just been started")
