@@ -18,7 +18,7 @@ from dispatchctl import clearing, faults
 from dispatchctl.launch import claim
 from dispatchctl.prune import Kind, Pruned, Wish, prune
 from dispatchctl.runtime import now
-from dispatchctl.task import Actor, Phase, Run, Status
+from dispatchctl.task import Actor, Phase, Report, Run, Status
 from dispatchctl.worktrees import aside, given_up
 
 WORK = "echo committed > c; git add c; git commit -qm kept; echo changed >> README; echo new > u; exit 3"
@@ -670,6 +670,16 @@ def test_a_run_of_another_machine_is_taken_over_and_one_of_this_is_not(desk: Des
     inside = {"DISPATCHCTL_TOKEN": run.token, "DISPATCHCTL_TASK": str(task)}
     assert f"run {run.token} is over" in desk.run("heartbeat", **inside).err
     assert "it ran on another machine (elsewhere)" in kept_when_cancelled(desk, task)
+
+
+def test_work_that_another_machine_said_is_done_is_looked_at_first(desk: Desk) -> None:
+    task = desk.dispatched("Far", "trap '' TERM HUP; sleep 600")
+    run, database = desk.newest(task), desk.runtime.store._database  # type: ignore[attr-defined]
+    desk.runtime.store.report(run.token, Report.DONE, "all of it", actor=Actor.AGENT, at=now())
+    with database:
+        database.execute("UPDATE runs SET host = 'elsewhere' WHERE token = ?", (run.token,))
+    assert desk.ok("retry", str(task), "--takeover") == f"task {task} is in_review\n"
+    assert desk.task(task).result == "all of it"
 
 
 def test_a_start_on_another_machine_is_taken_over_too(desk: Desk) -> None:

@@ -230,7 +230,8 @@ def _start_over(runtime: Runtime, task: int, tell: Callable[[str], None]) -> Non
 def take_over(runtime: Runtime, task: int) -> Task:
     """Close the open run of another machine as lost, whatever becomes of it there, and make the task ready.
 
-    Its launcher there cannot start an agent any more, and what an agent that lives there says is refused.
+    Its launcher there cannot start an agent any more, and what an agent that lives there says is refused. If it had said
+    that its work is done, a human looks at that first: the task is in review.
     """
     run = open_run(runtime, task)
     if run is None:
@@ -248,4 +249,6 @@ def take_over(runtime: Runtime, task: int) -> Task:
         after = store.close_ended(run.token, ending, None, None, policy, actor=Actor.USER, at=now(), jitter=jitter())
     if after.status is Status.READY:
         return store.edit(task, {"not_before": None}, None, at=now())
+    if after.status in (Status.DONE, Status.IN_REVIEW):
+        return after
     return retry(runtime, task, message=None, fresh=False)

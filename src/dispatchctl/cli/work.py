@@ -149,7 +149,7 @@ def retry(
         bool, typer.Option("--fresh", help="Start over; a rescue ref keeps what would be lost of the old worktree.")
     ] = False,
     takeover: Annotated[
-        bool, typer.Option("--takeover", help="Give up its open run on another machine, as lost.")
+        bool, typer.Option("--takeover", help="Give up its open run, as lost: it is on another machine, which is gone.")
     ] = False,
 ) -> None:
     """Make a finished, reviewed or blocked task ready again, to go on in its worktree."""
