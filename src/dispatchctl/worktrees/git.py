@@ -86,8 +86,9 @@ class Git:
     ) -> Finished:
         finished = self._git(directory, *arguments, held=held, limit=limit)
         if finished.code != 0:
+            locked = ".lock': File exists" in finished.last_words  # by a git that was killed, or is still at work
             raise LaunchError(
                 f"task {run.task}: {what} failed with {finished.code}: {finished.last_words}",
-                f"git -C {quote(run.repo)} worktree list",
+                "dispatchctl doctor" if locked else f"git -C {quote(run.repo)} worktree list",
             )
         return finished
