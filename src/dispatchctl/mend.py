@@ -202,10 +202,12 @@ def _end_step(work: Work) -> None:
 
 def _adopt(work: Work) -> None:
     """Do what a dispatcher does last: note where the run is, and let its locks go."""
-    run = work.run
-    window = _window_of(work.server, run.token)
-    if run.window_id is None and window is not None:
-        work.runtime.store.note_window(run.token, window, actor=work.actor, at=now())
+    run, token = work.run, work.run.token
+    window = _window_of(work.server, token)
+    if run.window_id is None and window is not None and work.runtime.store.run(token).window_id is None:
+        work.runtime.store.note_window(token, window, actor=work.actor, at=now())
+    elif not os.path.exists(run.owner_lock):
+        raise _quicker(run)
     if work.open.owner is Holder.FREE:
         _drop(run.owner_lock)
 
@@ -228,6 +230,8 @@ def _time_out(work: Work) -> None:
     """Do what its launcher should have done, or what the settings say of a stalled run: end it."""
     run = work.run
     ask = Ask.TIMEOUT
+    if work.runtime.store.run(run.token).ask is not None:
+        raise _quicker(run)
     work.runtime.store.ask(run.token, ask, actor=work.actor, at=now(), awake=processes.awake(), why=work.reason)
     rundir.tell(run.run_dir, f"end {ask}")
 
@@ -245,10 +249,14 @@ def _kill(work: Work) -> None:
 
 
 def _stall(work: Work) -> None:
+    if work.runtime.store.run(work.run.token).activity is not work.run.activity:
+        raise _quicker(work.run)
     work.runtime.store.note_activity(work.run.token, Activity.STALLED, actor=work.actor, at=now())
 
 
 def _stir(work: Work) -> None:
+    if work.runtime.store.run(work.run.token).activity is not Activity.STALLED:
+        raise _quicker(work.run)
     work.runtime.store.note_activity(work.run.token, Activity.WORKING, actor=work.actor, at=now())
 
 
@@ -313,9 +321,10 @@ def _clear(work: Work) -> None:
     """Take back, by what it was to be, a claim that the database does not know; or only drop the lock files of a closed run."""
     runtime, stray = work.runtime, _stray_of(work)
     path = lock_file(runtime, stray.token, stray.run)
-    owner = processes.lock(path, wait=GLANCE_S)
+    gone = stray.owner is Holder.FREE and not any(map(os.path.exists, (path, step_lock(path))))
+    owner = None if gone else processes.lock(path, wait=GLANCE_S)
     if owner is None:
-        raise Refused(f"somebody else has the locks of run {stray.token}", "dispatchctl reconcile")
+        raise Refused(f"somebody else has seen to the locks of run {stray.token}", "dispatchctl reconcile")
     try:
         known = runtime.store.find_runs([stray.token]).get(stray.token)
         if known is not None and known.phase is not Phase.CLOSED:

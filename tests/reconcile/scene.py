@@ -34,6 +34,14 @@ def hang(*_):
 signal.signal(signal.SIGUSR1, hang)
 """
 """What a launcher begins with that can be hung; SIGSTOP is of no use, since tmux wakes what is stopped in its panes."""
+DIES = """
+from dispatchctl import faults
+def die(name):
+    if name == "after launcher writes the exit file" and os.path.exists(os.path.join(sys.argv[2], "die")):
+        os.kill(os.getpid(), signal.SIGKILL)
+faults.at_point = die
+"""
+"""What makes it die when it has written its exit file, if there is a file `die` in its run directory."""
 
 
 @contextmanager

@@ -164,6 +164,23 @@ def test_a_hook_still_at_work_for_a_dead_dispatcher_is_ended_before_its_worktree
     settles(runtime, rounds=0)
 
 
+def test_nothing_is_undone_under_a_hook_that_nobody_can_tell_from_others(world: World) -> None:
+    """It has shed the run's mark, and its dispatcher is dead; that it writes there still shows by the lock it inherited."""
+    writes = "exec env -i /bin/sh -c 'while [ ! -e stop ]; do echo x >> written; sleep 0.02; done'"
+    runtime, repo = hooked(world, f"sleep 0.2; kill -9 $PPID; {writes}")
+    killed_at(world, "never")
+    (run,) = runtime.store.open_runs()
+    (done,) = reconcile(runtime).done
+    assert (done.ok, run.step_lock in str(done.error)) == (False, True)
+    assert os.path.isdir(run.worktree)
+    assert runtime.store.task(1).status is Status.IN_PROGRESS
+    assert dispatch(runtime).started == []
+    Path(run.worktree, "stop").touch()
+    eventually(lambda: processes.is_locked(run.step_lock) is False)
+    assert kinds(reconcile(runtime)) == [Kind.UNDO]
+    assert world.leftovers(run, repo) == []
+
+
 # -- worktrees that are not where they were ------------------------------------------------------------------------------
 
 

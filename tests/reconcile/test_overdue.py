@@ -45,8 +45,13 @@ def test_a_hanging_launcher_over_its_time_limit_is_ended_and_everything_with_it(
     settles(runtime, rounds=0)
 
 
-def test_what_a_launcher_records_when_it_comes_back_is_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dies", [False, True], ids=["and closes", "and dies"])
+def test_what_a_launcher_records_when_it_comes_back_is_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
     runtime, run = at_work(world, "touch began; trap 'exit 7' TERM; while :; do sleep 0.05; done", timeout_s=60)
+    if dies:
+        Path(run.run_dir, "die").touch()
     with hung(run) as hang:
         pass_time(monkeypatch, 90)
         assert kinds(reconcile(runtime)) == [Kind.TIME_OUT]

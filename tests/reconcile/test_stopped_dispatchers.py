@@ -55,7 +55,8 @@ def agents(world: World) -> set[str]:
 
 
 def test_the_list_has_every_point_of_a_launch(world: World) -> None:
-    runtime, reached = two_tasks(world), []
+    runtime = two_tasks(world)
+    reached: list[str] = []
     faults.at_point = reached.append
     try:
         dispatch(runtime)
