@@ -33,6 +33,8 @@ from dispatchctl.store.protocol import Claimant, Names
 from dispatchctl.task import Actor, Run, Task
 from dispatchctl.verdict import Cure, Policy
 
+UNDO_STOPPED = "; and the undo stopped at its "
+
 MAKING_LOCKS = effect("make the locks")
 CLAIMING = effect("claim")
 NOTING_INTENT = effect("note the intent")
@@ -212,7 +214,8 @@ def undo(launch: Launch, error: str, *, cure: Cure, actor: Actor) -> Task:
     try:
         unwind(STEPS, launch)
     except UndoFailed as failure:
-        stands = f"{error}; and the undo stopped at its {failure}"
+        error = error.partition(UNDO_STOPPED)[0]  # it may be what an earlier undo came to
+        stands = f"{error}{UNDO_STOPPED}{failure}"
         runtime.store.undo_failed(launch.run.token, stands, actor=actor, at=now())
         raise LaunchError(f"task {launch.task.id}: {stands}", "dispatchctl reconcile", curable=False) from failure
     policy = Policy(retry_wait_s=runtime.settings.dispatch.retry_wait)

@@ -1,6 +1,6 @@
-"""Random kills: several dispatchers and reconcilers at work on one queue, while they, launchers, the git of a dispatcher and the
-tmux server are killed at random times. In the end every task is done, exactly once, no two agents of a task ever ran at one
-time (each holds an exclusive lock and would notice), and nothing is left behind.
+"""Random kills: dispatchers and reconcilers at work on one queue, while they, launchers, agents, the git of a dispatcher and
+the tmux server are killed at random times. In the end every task is done, exactly once, or is rightly failed; no two agents
+of a task ever ran at one time (each holds an exclusive lock and would notice), and nothing is left behind.
 
 What is killed and when comes from a seed: the same seed makes the same decisions, though not the same interleaving.
 """
@@ -54,6 +54,7 @@ class Result:
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
@@ -80,6 +81,10 @@ def run(seed: int, *, kills: int = 60) -> Result:
         shutil.rmtree(root, ignore_errors=True)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _dispatch_two(runtime: Runtime) -> object:
+    return dispatch(runtime, most=2)
 
 
 class _Crowd:
@@ -120,10 +125,9 @@ class _Crowd:
         self._look()
 
     def _begin(self, role: str) -> None:
-        does = {"dispatcher": lambda runtime: dispatch(runtime, most=2), "reconciler": reconcile}[role]
         pid = os.fork()
         if pid == 0:
-            self._be_the_child(does)
+            self._be_the_child(_dispatch_two if role == "dispatcher" else reconcile)
         self.children[pid] = role
 
     def _be_the_child(self, does: Callable[[Runtime], object]) -> None:
@@ -150,21 +154,23 @@ class _Crowd:
             ("dispatcher", "launcher", "server", "reconciler", "git", "agent"), (6, 4, 1, 3, 2, 1)
         )[0]
         place = self.chance.random()
-        victims = {
-            "dispatcher": lambda: self._of_role("dispatcher"),
-            "reconciler": lambda: self._of_role("reconciler"),
-            "launcher": lambda: [run.launcher_pid for run in self.runtime.store.open_runs() if run.launcher_pid],
-            "server": lambda: [pid for pid in [self.runtime.windows().look().pid] if pid],
-            "git": self._gits,
-            "agent": lambda: [run.agent_pid for run in self.runtime.store.open_runs() if run.agent_pid],
-        }[what]()
+        victims = self._victims(what)
         if victims:
             self.result.kills[what] += 1
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victims[int(place * len(victims))], signal.SIGKILL)
 
-    def _of_role(self, role: str) -> list[int]:
-        return [pid for pid, each in self.children.items() if each == role]
+    def _victims(self, what: str) -> list[int]:
+        if what in ("dispatcher", "reconciler"):
+            return [pid for pid, each in self.children.items() if each == what]
+        if what == "git":
+            return self._gits()
+        if what == "server":
+            pid = self.runtime.windows().look().pid
+            return [pid] if pid else []
+        runs = self.runtime.store.open_runs()
+        pids = [run.launcher_pid if what == "launcher" else run.agent_pid for run in runs]
+        return [pid for pid in pids if pid]
 
     def _gits(self) -> list[int]:
         """The gits of dispatchers that are at work now."""
@@ -192,7 +198,8 @@ class _Crowd:
                     self.runtime.store.edit(task.id, {"not_before": None}, None, at=now())
 
     def _all_done(self) -> bool:
-        return self.runtime.store.count().get(Status.DONE, 0) == sum(self.runtime.store.count().values())
+        ended = self.runtime.store.count().keys() <= {Status.DONE, Status.FAILED, Status.IN_REVIEW}
+        return ended and not self.runtime.store.open_runs()
 
     def _add_more(self) -> None:
         prompt = AGENT.replace("{root}", str(self.world.root))
@@ -219,8 +226,13 @@ class _Crowd:
         store = self.runtime.store
         for task in store.tasks():
             finished = [event for event in store.events(task=task.id) if event.to_status is Status.DONE]
-            if task.status is not Status.DONE:
-                wrong.append(f"P1 task {task.id} ended {task.status}: {task.error}")
+            rightly = task.error or ""
+            if task.status is Status.FAILED and rightly.startswith("killed by signal 9"):
+                self.result.failed += 1
+            elif task.status is Status.IN_REVIEW and rightly.endswith("not committed"):
+                self.result.failed += 1  # its git was killed, or left a lock
+            elif task.status is not Status.DONE:
+                wrong.append(f"P1 task {task.id} ended {task.status}: {rightly[-400:]}")
             elif len(finished) != 1:
                 wrong.append(f"P2 task {task.id} was done {len(finished)} times")
             for run in store.runs(task.id):

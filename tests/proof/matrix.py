@@ -289,10 +289,10 @@ def _finish(stage: Stage, outcome: Outcome) -> None:
 
 def _wrap_git(world: World) -> None:
     """A git that is killed in the middle when a file says so."""
-    wrapper = world.root / "git"
+    wrapper, git, flag = world.root / "git", shutil.which("git"), world.root / "kill git"
     wrapper.write_text(
-        f'#!/bin/sh\nif rm "{world.root}/kill git" 2>/dev/null; then\n'
-        f'  {shutil.which("git")} "$@" & sleep 0.004; kill -9 $!; wait; exit 137\nfi\nexec {shutil.which("git")} "$@"\n'
+        f'#!/bin/sh\nif rm "{flag}" 2>/dev/null; then\n  {git} "$@" &\n  sleep 0.004\n'
+        f'  kill -9 $! 2>/dev/null\n  wait $!\n  kill -9 $$\nfi\nexec {git} "$@"\n'
     )
     wrapper.chmod(0o755)
     world.extra["DISPATCHCTL_TOOLS__GIT"] = str(wrapper)

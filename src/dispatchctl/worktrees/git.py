@@ -55,6 +55,11 @@ class Git:
             raise Unanswered(
                 f"git {arguments[0]} in {directory} did not end within {timeout:g} s", f"ls {quote(directory)}"
             )
+        if finished.code < 0:
+            raise Unanswered(
+                f"git {arguments[0]} in {directory} was ended by signal {-finished.code}",
+                f"git -C {quote(directory)} status",
+            )
         return finished
 
     def _answer(self, directory: str, *arguments: str) -> bytes:

@@ -7,6 +7,7 @@ from it, and whatever stands in its `.git`. What is in that directory: gitreposi
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from shlex import quote
@@ -276,10 +277,13 @@ class Keeping(Repositories):
         for tip in self._tips(found):
             if not any(self._is_in(run.repo, tip, each) for each in parents):
                 parents.append(tip)
-        index, at = os.path.join(found.own, f"rescue-{run.token}"), found.files or found.own
-        apart = self._within(found, index=index)
-        apart.environment |= _author(run)
-        try:
+        at = found.files or found.own
+        with tempfile.TemporaryDirectory(
+            prefix="rescue-", dir=found.own
+        ) as directory:  # one that was killed left its own
+            index = os.path.join(directory, "index")
+            apart = self._within(found, index=index)
+            apart.environment |= _author(run)
             if os.path.exists(os.path.join(found.own, "index")):
                 shutil.copy2(os.path.join(found.own, "index"), index)  # by its time git knows whom not to believe
             staged = apart._git(at, "write-tree")  # it fails in the middle of a conflict, whose sides are commits
@@ -289,10 +293,6 @@ class Keeping(Repositories):
             if staged.code == 0:
                 parents = apart._with_staged(at, run, os.fsdecode(staged.out).strip(), tree, parents)
             return apart._commit(at, run, tree, parents)
-        finally:
-            for path in (index, f"{index}.lock"):
-                if os.path.exists(path):
-                    os.unlink(path)
 
     def _with_staged(self, at: str, run: Run, staged: str, tree: str | None, parents: Sequence[str]) -> list[str]:
         """The parents, and one for what is staged if neither the first of them nor the files have it."""

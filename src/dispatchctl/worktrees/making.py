@@ -10,6 +10,7 @@ from dispatchctl import processes
 from dispatchctl.errors import LaunchError, Refused, Unanswered
 from dispatchctl.processes import Finished, Lock
 from dispatchctl.task import Run
+from dispatchctl.worktrees.entries import Entry, entries
 from dispatchctl.worktrees.repositories import Repositories, remove_if_empty, rescue_ref
 
 NO_COMMIT = "0" * 40
@@ -128,16 +129,18 @@ class Making(Repositories):
             raise Unanswered(
                 f"the repository {run.repo} is not there, so {run.worktree} was left", f"ls -ld {quote(run.repo)}"
             )
-        registered = run.worktree in self.registered(run.repo)
-        if registered and self._locked_for(run) != reason:
+        found = self._entry(run, reason)
+        if found is not None and found.path is not None and found.locked != reason:
             raise Refused(
                 f"the worktree {run.worktree} is not the run's own", f"git -C {quote(run.repo)} worktree list -v"
             )
         self._rescue(run)
-        if registered:
-            self._must(run, "git worktree remove", run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
+        if found is not None:
+            self._git(run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
         if os.path.lexists(run.worktree):
             shutil.rmtree(run.worktree)
+        if found is not None and os.path.lexists(found.directory):  # a killed git left what git itself does not remove
+            shutil.rmtree(found.directory)
         remove_if_empty(os.path.dirname(run.worktree))
 
     def discard_branch(self, run: Run) -> None:
@@ -156,20 +159,30 @@ class Making(Repositories):
                 f"the branch {run.branch} moved while it was to be deleted",
                 f"git -C {quote(run.repo)} log {run.branch}",
             )
+        self._drop_branch_lock(run)
         self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
 
     def is_locked_for(self, run: Run, reason: str) -> bool:
         """Whether there is a worktree at the run's path that is locked for this reason."""
-        return os.path.isdir(run.repo) and self._locked_for(run) == reason
+        found = self._entry(run, reason) if os.path.isdir(run.repo) else None
+        return found is not None and found.locked == reason
 
-    def _locked_for(self, run: Run) -> str | None:
-        """The reason for which the run's worktree is locked; None if it is not."""
-        listed = os.fsdecode(self._answer(run.repo, "worktree", "list", "--porcelain", "-z")).split("\0\0")
-        for entry in listed:
-            lines = entry.split("\0")
-            if f"worktree {run.worktree}" in lines:
-                return next((line.removeprefix("locked ") for line in lines if line.startswith("locked ")), None)
-        return None
+    def _entry(self, run: Run, reason: str) -> Entry | None:
+        """What git keeps of the worktree at the run's path, or of the one that it was killed making for this run."""
+        half = None
+        for each in entries(self._common_dir(run.repo)):
+            if each.path == run.worktree:
+                return each
+            if each.path is None and (each.locked == reason or (not each.locked and each.is_named_for(run.worktree))):
+                half = each
+        return half
+
+    def _drop_branch_lock(self, run: Run) -> None:
+        """Remove the lock that a killed git left on the branch: it is this run's, and none of its processes is left."""
+        try:
+            os.unlink(os.path.join(self._common_dir(run.repo), "refs", "heads", f"{run.branch}.lock"))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
 
     def _rescue(self, run: Run) -> None:
         tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None

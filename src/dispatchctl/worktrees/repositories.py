@@ -9,6 +9,7 @@ from dispatchctl import processes
 from dispatchctl.errors import Busy, LaunchError, Unanswered
 from dispatchctl.processes import Lock
 from dispatchctl.task import Run
+from dispatchctl.worktrees.entries import entries, entry
 from dispatchctl.worktrees.git import Git
 
 
@@ -114,10 +115,16 @@ class Repositories(Git):
         return {each.path: each.branch for each in self.listed(repo)}
 
     def listed(self, repo: str) -> list[Listed]:
-        """All worktrees of the repository, its main one first."""
+        """All worktrees of the repository, its main one first.
+
+        Where git refuses to list them, because a git that was killed left one half made, its files say which there are.
+        """
         found = []
-        for entry in os.fsdecode(self._answer(repo, "worktree", "list", "--porcelain", "-z")).split("\0\0"):
-            lines = dict(line.partition(" ")[::2] for line in entry.split("\0"))
+        listing = self._git(repo, "worktree", "list", "--porcelain", "-z")
+        if listing.code != 0:
+            return self._listed_by_files(repo)
+        for each in os.fsdecode(listing.out).split("\0\0"):
+            lines = dict(line.partition(" ")[::2] for line in each.split("\0"))
             if "worktree" in lines:
                 branch = lines.get("branch", "")
                 is_branch = branch.startswith("refs/heads/")
@@ -129,6 +136,17 @@ class Repositories(Git):
                     )
                 )
         return found
+
+    def _listed_by_files(self, repo: str) -> list[Listed]:
+        common = self._common_dir(repo)
+        linked = [Listed(each.path, each.branch, each.locked) for each in entries(common) if each.path is not None]
+        if os.path.basename(common) != ".git":
+            return [Listed(common, None, None), *linked]
+        return [Listed(os.path.dirname(common), entry(common).branch, None), *linked]
+
+    def _common_dir(self, repo: str) -> str:
+        """The git directory that all worktrees of the repository share."""
+        return self._line(repo, "rev-parse", "--path-format=absolute", "--git-common-dir")
 
     def version(self) -> str:
         """What git says of its version."""
