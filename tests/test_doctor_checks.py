@@ -202,7 +202,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ("database-shared", replace(FILE, others={9: "sqlite3"}, sqlite=(3, 44, 6)), None),
         ("database-shared", replace(FILE, others={9: "sqlite3"}, sqlite=(3, 45, 0)), INFO),
         ("database-intact", Contents("/x", damage=("page 3 is damaged",)), ERROR),
-        ("database-intact", Contents("/x", damage=None), ERROR),
+        ("database-intact", Contents("/x", damage=None), WARNING),
         ("database-references", Contents("/x", broken_references=("row 1 of runs",)), ERROR),
         ("database-complete", Contents("/x", missing=("index a",)), ERROR),
         ("claim-uses-index", Contents("/x", claim_uses_index=False), ERROR),
