@@ -183,6 +183,8 @@ def _strays(
 ) -> tuple[Stray, ...]:
     """What carries one of the tokens, with what the database knows of it now."""
     known = runtime.store.find_runs(tokens)
+    # Another reconcile may have ended and closed a run between the look at the process table and the one at the rows.
+    living = processes.by_token().keys() if carriers.keys() & set(tokens) else set()
     found, numbers = [], {}
     for token in tokens:
         run = known.get(token)
@@ -191,8 +193,6 @@ def _strays(
         socket, pane = panes.get(token, (None, None))
         if pane is not None and not pane.dead and processes.start_time(pane.pid) is None:
             pane = replace(pane, dead=True)  # tmux 3.3a may not notice for long
-        # Since the process table was read another reconcile may have ended and closed the run.
-        alive = token in carriers and bool(processes.of_run(token))
         directory, written = intended(runtime, token, run)
         task = _task_of(pane, run, written)
         found.append(
@@ -202,10 +202,12 @@ def _strays(
                 run,
                 socket or (run.socket if run else written.run.socket if written else None),
                 pane,
-                alive=alive,
+                alive=token in living,
                 began=os.path.exists(os.path.join(directory, "started")),
                 ended=launcher.read_exit_file(directory) is not None,
-                enterable=written is not None and task not in busy and _is_same(runtime, written, alive=alive),
+                enterable=written is not None
+                and task not in busy
+                and _is_same(runtime, written, alive=token in living),
                 owner=_holder_of_either(lock_file(runtime, token, run)),
             )
         )

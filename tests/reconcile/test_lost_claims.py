@@ -8,7 +8,7 @@ import pytest
 from reconcile.scene import copy_of, dispatcher, history_holds, is_stopped, killed_at, kinds, put_back, settles
 from world import World, eventually
 
-from dispatchctl import intent
+from dispatchctl import intent, processes
 from dispatchctl.dispatch import dispatch
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import reconcile
@@ -188,3 +188,24 @@ def test_step_locks_that_were_left_alone_are_removed(world: World) -> None:
     (runtime.state / "locks" / "0123abcd.step").touch()
     assert kinds(reconcile(runtime)) == [Kind.CLEAR, Kind.CLEAR]
     assert locks(runtime) == []
+
+
+def test_a_lock_file_that_a_reconcile_took_for_a_dead_ones_is_not_relied_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed between its making and its locking: the dispatcher holds a lock that nobody else can see."""
+    runtime, _ = one_task(world)
+    real, removed = processes.lock, list[str]()
+
+    def lock(path: str, *, wait: float = 0.0) -> processes.Lock | None:
+        taken = real(path, wait=wait)
+        if path.endswith(".owner") and not removed:
+            os.unlink(path)
+            removed.append(path)
+        return taken
+
+    monkeypatch.setattr(processes, "lock", lock)
+    (started,) = dispatch(runtime).started
+    assert started.run is not None
+    assert len(removed) == 1
+    assert started.run.owner_lock not in removed
