@@ -318,7 +318,11 @@ def test_a_run_without_its_status_is_found(world: World) -> None:
     by_hand(runtime, "UPDATE tasks SET status = 'ready'")
     one(world, "status-and-run", Severity.ERROR)
     by_hand(runtime, "UPDATE tasks SET status = 'in_progress', newest_run = NULL")
-    assert "newest" in one(world, "status-and-run", Severity.ERROR).problem
+    finding = one(world, "status-and-run", Severity.ERROR)
+    assert "as its newest" in finding.problem
+    by_hand(runtime, finding.fix.split('"')[1])
+    assert found(world, "status-and-run") == []
+    assert runtime.store.open_tasks()
 
 
 def test_a_clock_that_was_set_back_is_found(world: World) -> None:

@@ -210,6 +210,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ("counters", Contents("/x", miscounted=(7,)), ERROR),
         ("counters", Contents("/x", never_due=(7,)), ERROR),
         ("status-and-run", Contents("/x", disagreeing=((7, "is ready, and its run is open"),)), ERROR),
+        ("status-and-run", Contents("/x", misplaced=((7, "0a1b2c3d"),)), ERROR),
         ("status-recorded", Contents("/x", unrecorded=((7, "is ready, and its history says done"),)), WARNING),
         ("clock", Contents("/x", newest_event_at=AT + HOUR, at=AT), WARNING),
         ("clock", Contents("/x", newest_event_at=AT + 1_000, at=AT), None),

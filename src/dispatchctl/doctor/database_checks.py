@@ -153,6 +153,10 @@ def status_and_run(contents: Contents) -> Iterator[Problem]:
     """Each task's status and its runs say the same: it is in progress exactly while a run of it is open."""
     for task, what in contents.disagreeing:
         yield Problem(f"task {task}", what, f"dispatchctl cancel {task} && dispatchctl retry {task}")
+    for task, token in contents.misplaced:
+        text = f"its run {token} is open, and the task names another one, or none, as its newest"
+        sql = f"UPDATE tasks SET newest_run = '{token}' WHERE id = {task}"
+        yield Problem(f"task {task}", text, f'sqlite3 {quote(contents.path)} "{sql}"')
 
 
 @check(WARNING)

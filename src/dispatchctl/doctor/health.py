@@ -125,6 +125,8 @@ class Contents:
     never_due: tuple[int, ...] = ()
     disagreeing: tuple[tuple[int, str], ...] = ()
     """Tasks whose status and runs say different things, each with what is wrong."""
+    misplaced: tuple[tuple[int, str], ...] = ()
+    """Tasks with an open run that is not the one they name as their newest, each with that run's token."""
     unrecorded: tuple[tuple[int, str], ...] = ()
     """Tasks whose status is not what their history says."""
     newest_event_at: int | None = None

@@ -18,6 +18,7 @@ UNFINISHED_PARENTS = """(SELECT count(*) FROM after JOIN tasks AS parents ON par
 MISCOUNTED = f"waits <> {UNFINISHED_PARENTS}"
 NEVER_DUE = "status = 'ready' AND due = 0 AND not_before IS NULL"
 IS_OPEN = f"phase <> '{Phase.CLOSED}'"
+OPEN = f"FROM runs INDEXED BY runs_open JOIN tasks ON tasks.id = runs.task WHERE {IS_OPEN}"
 CLAIM = """EXPLAIN QUERY PLAN SELECT id FROM tasks INDEXED BY tasks_claimable
            WHERE status = 'ready' AND waits = 0 AND due = 1 ORDER BY priority, id LIMIT 1"""
 SHOWN = 20
@@ -48,6 +49,7 @@ class Examining(Ledger):
                 self._ids(MISCOUNTED),
                 self._ids(NEVER_DUE),
                 tuple(self._disagreeing()),
+                tuple(self._misplaced()),
                 tuple(self._unrecorded()),
                 self._database.row("SELECT max(at) FROM events WHERE id > (SELECT max(id) FROM events) - 100")[0],
                 at,
@@ -133,15 +135,16 @@ class Examining(Ledger):
         idle = f"""SELECT id FROM tasks WHERE status = '{Status.IN_PROGRESS}' AND id NOT IN
                    (SELECT task FROM runs INDEXED BY runs_open WHERE {IS_OPEN}) LIMIT {SHOWN}"""
         found = [(row[0], "is in progress, and no run of it is open") for row in self._database.rows(idle)]
-        of_open = f"""SELECT tasks.id, tasks.status, runs.token, runs.phase, tasks.newest_run
-                      FROM runs INDEXED BY runs_open JOIN tasks ON tasks.id = runs.task WHERE {IS_OPEN}"""
-        for id, status, token, phase, newest in self._database.rows(of_open):
+        of_open = f"SELECT tasks.id, status, token, phase {OPEN}"
+        for id, status, token, phase in self._database.rows(of_open):
             busy = status in (Status.IN_PROGRESS, Status.BLOCKED)
             if not busy and not (status == Status.FAILED and phase == Phase.UNDOING):
                 found.append((id, f"is {status}, and its run {token} is open"))
-            elif newest != token:
-                found.append((id, f"its run {token} is open, and its newest run is said to be {newest}"))
         return found
+
+    def _misplaced(self) -> list[tuple[int, str]]:
+        rows = self._database.rows(f"SELECT tasks.id, token {OPEN} AND newest_run IS NOT token LIMIT {SHOWN}")
+        return [(row[0], row[1]) for row in rows]
 
     def _unrecorded(self) -> list[tuple[int, str]]:
         """Unfinished tasks whose status is not the one that their last event says."""
