@@ -31,6 +31,8 @@ CLOSING_PANE = effect("close the pane")
 REMOVING_RUN_DIR = effect("remove the run directory")
 NOTING_CLEARED = effect("note what is cleared")
 
+EXITING = ("server exited", "no current target")
+"""What tmux says while it exits, as it does with its last pane."""
 PANE_PATIENCE_S = 3.0
 """How long a launcher that has closed its run may take to leave its pane."""
 
@@ -272,7 +274,16 @@ def _remove_found(
 
 def look_at(runtime: Runtime, runs: Iterable[Run]) -> dict[str, Server]:
     """The tmux servers of the runs, by socket: one request for each."""
-    return {socket: runtime.windows(socket).look() for socket in dict.fromkeys(run.socket for run in runs)}
+    return {socket: _look(runtime, socket) for socket in dict.fromkeys(run.socket for run in runs)}
+
+
+def _look(runtime: Runtime, socket: str) -> Server:
+    """The server; looked at once more if it was just exiting."""
+    server = runtime.windows(socket).look()
+    if server.answer is Answer.UNKNOWN and any(each in server.said for each in EXITING):
+        time.sleep(0.1)
+        server = runtime.windows(socket).look()
+    return server
 
 
 def pane_obstacle(runtime: Runtime, run: Run, servers: dict[str, Server]) -> Obstacle | None:
@@ -287,7 +298,7 @@ def pane_obstacle(runtime: Runtime, run: Run, servers: dict[str, Server]) -> Obs
             why = f"something runs in its pane {pane.pane_id} (process {pane.pid})"
             return Obstacle(why, f"dispatchctl attach {run.task}")
         time.sleep(0.02)
-        servers[run.socket] = runtime.windows(run.socket).look()
+        servers[run.socket] = _look(runtime, run.socket)
         pane = _pane(run, servers)
     return None
 
@@ -312,10 +323,20 @@ def clear_rest(runtime: Runtime, run: Run, servers: dict[str, Server]) -> bool:
     there = has_rest(run, servers)
     if _pane(run, servers) is not None:
         with CLOSING_PANE:
-            runtime.windows(run.socket).kill(run.token)
+            _close_pane(runtime, run)
     with REMOVING_RUN_DIR:
         rundir.remove(run.run_dir)
     return there
+
+
+def _close_pane(runtime: Runtime, run: Run) -> None:
+    """Close the run's pane. The server exits with its last pane, and may not come to answer: then it is looked for."""
+    try:
+        runtime.windows(run.socket).kill(run.token)
+    except Unanswered:
+        server = _look(runtime, run.socket)
+        if server.answer is Answer.UNKNOWN or server.pane_of(run.token) is not None:
+            raise
 
 
 def note_cleared(runtime: Runtime, run: Run, *, actor: Actor) -> None:

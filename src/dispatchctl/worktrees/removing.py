@@ -12,11 +12,12 @@ from shlex import quote
 
 from dispatchctl.errors import Refused
 from dispatchctl.task import Run
-from dispatchctl.worktrees.keeping import Found, Keeping, aside, given_up
+from dispatchctl.worktrees.keeping import Found, aside, given_up
 from dispatchctl.worktrees.repositories import remove_if_empty
+from dispatchctl.worktrees.rescuing import Rescuing
 
 
-class Removing(Keeping):
+class Removing(Rescuing):
     """The end of a place. The caller holds the repository's lock, and has made sure that nothing is lost."""
 
     def set_aside(self, run: Run) -> None:
