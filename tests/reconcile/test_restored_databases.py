@@ -232,6 +232,10 @@ def test_a_deleted_database_leaves_agents_alone_and_a_new_one_does_not_collide_w
     runtime.make_store()
     result = reconcile(runtime)
     assert (kinds(result), result.held) == ([Kind.REPORT], frozenset()), "it is no task of this database"
+    said = world.cli("reconcile")
+    assert (said.code, said.out, "None" in said.err) == (0, "", False)
+    assert f"an agent lives of which the database knows no run: report run {run.token}" in said.err
+    assert world.cli("reconcile", "--json").json["actions"][0]["task"] is None
     world.add(runtime, AT_WORK, repo=repo, title="Something else")
     same = world.add(runtime, AT_WORK, repo=repo)
     world.add(runtime, AT_WORK, repo=repo, title="Do it")
