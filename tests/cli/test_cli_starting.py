@@ -118,11 +118,12 @@ def test_an_id_that_does_not_exist_stops_all_before_they_start(shared: Desk) -> 
 
 
 @pytest.mark.parametrize("missing", ["tmux", "git"])
-def test_a_missing_tool_is_nobodys_fault_and_nothing_is_claimed(shared: Desk, missing: str) -> None:
-    tasks = [str(shared.add("T")), str(shared.add("T"))]
-    path = path_without(shared.world, missing)
+def test_a_missing_tool_is_nobodys_fault_and_nothing_is_claimed(desk: Desk, missing: str) -> None:
+    """Nor has any run recorded where it is."""
+    tasks = [str(desk.add("T")), str(desk.add("T"))]
+    path = path_without(desk.world, missing)
     for words in (["dispatch"], ["dispatch", tasks[0]], ["dispatch", *tasks], ["dispatch", "--json"]):
-        said = shared.refused(*words, code=69, says=f"{missing} is not installed", PATH=path)
+        said = desk.refused(*words, code=69, says=f"{missing} is not installed", PATH=path)
         assert f"  hint: install {missing}\n" in said.err
 
 
