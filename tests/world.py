@@ -26,6 +26,10 @@ IDENTITY = {
 }
 
 
+SOURCES = {"PYTHONPATH": os.environ["PROOF_SOURCES"]} if "PROOF_SOURCES" in os.environ else {}
+"""Where the program's sources are, if they are not the installed ones: `proof.breakages` tests broken copies."""
+
+
 def eventually(look: Callable[[], Answer], *, within: float = 30.0, what: str = "") -> Answer:
     """Look until the answer is true, and return it; a test never sleeps for a fixed time."""
     deadline = time.monotonic() + within
@@ -86,6 +90,7 @@ class World:
             "DISPATCHCTL_DISPATCH__KILL_GRACE": "2",
             "DISPATCHCTL_TASK__AGENT": "shell",
             "PYTHONDONTWRITEBYTECODE": "1",
+            **SOURCES,
             **self.extra,
         }
 

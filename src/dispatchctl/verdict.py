@@ -136,6 +136,8 @@ def judge_undone(task: Task, run: Run, error: str, *, cure: Cure, at: int, polic
     """Decide what becomes of a task whose run never started and was undone."""
     if run.ask is Ask.CANCEL:
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
+    if task.status is Status.FAILED and run.report is not None:
+        return Verdict(Outcome.ROLLED_BACK, Status.FAILED, error)  # failed while its undo could not be finished
     if run.report is Report.DONE:
         return Verdict(Outcome.ROLLED_BACK, Status.DONE, result=run.report_message)
     if run.report is Report.FAIL:

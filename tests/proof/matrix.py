@@ -505,6 +505,26 @@ def chosen(words: list[str]) -> list[Case]:
     return [case for case in cases() if can_run(case) and all(word in f"{case.point} × {case.fault}" for word in words)]
 
 
+def effects() -> list[str]:
+    """Every effect that the code names."""
+    return list(dict.fromkeys(Case(point, Fault.EXCEPTION).effect for point in faults.points()))
+
+
+def sample(effect: str) -> list[Case]:
+    """Of the cases of one effect, the kill of who has it, and at each point one fault more: another one for each effect."""
+    turn = effects().index(effect)
+    others = [fault for fault in Fault if fault not in (Fault.KILL_DISPATCHER, Fault.LOCKED)]
+    return [
+        case
+        for place, when in enumerate(("before", "after"))
+        for case in (
+            Case(f"{when} {effect}", Fault.KILL_DISPATCHER),
+            Case(f"{when} {effect}", others[(turn + 4 * place) % len(others)]),
+        )
+        if can_run(case)
+    ]
+
+
 def run_all(wanted: list[Case], *, workers: int) -> Iterator[Outcome]:
     """Run them side by side; each has a world of its own."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:

@@ -56,7 +56,7 @@ VERBS: Mapping[str, tuple[Verb, Mapping[str, Status]]] = {
         lambda b, _, token: b.store.undo_failed(token, "the pane stands", actor=Actor.RECONCILE, at=b.tick()),
         {"undoing": F, "stuck": F},
     ),
-    "close_undone": (lambda b, _, token: b.close_undone(token), {"undoing": R, "stuck": F}),
+    "close_undone": (lambda b, _, token: b.close_undone(token), {"undoing": R, "stuck": R}),
     "close_ended": (lambda b, _, token: b.end(token), {"started": D, "asking": K, **HAS_CLOSED_RUN}),
     "report": (
         lambda b, _, token: b.store.report(token, Report.DONE, "did it", actor=Actor.AGENT, at=b.tick()),
