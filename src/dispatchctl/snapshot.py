@@ -7,6 +7,7 @@ told", which is never "not there".
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from dispatchctl.task import Life, Phase, Run, Status
 from dispatchctl.verdict import Ending
@@ -54,7 +55,11 @@ class Server:
 
     def pane_of(self, token: str) -> Pane | None:
         """The pane that carries the token."""
-        return next((pane for pane in self.panes if pane.token == token), None)
+        return self._by_token.get(token)
+
+    @cached_property
+    def _by_token(self) -> dict[str, Pane]:
+        return {pane.token: pane for pane in reversed(self.panes)}
 
     def is_of(self, run: Run) -> bool:
         """Whether it is still the server in which the run was started."""
