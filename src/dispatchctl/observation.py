@@ -191,7 +191,7 @@ def _strays(
         if run is not None and run.closed_at is None:
             continue  # opened while we were looking
         socket, pane = panes.get(token, (None, None))
-        if pane is not None and not pane.dead and processes.start_time(pane.pid) is None:
+        if pane is not None and not pane.dead and _is_gone(pane.pid):
             pane = replace(pane, dead=True)  # tmux 3.3a may not notice for long
         directory, written = intended(runtime, token, run)
         task = _task_of(pane, run, written)
@@ -239,6 +239,11 @@ def lock_file(runtime: Runtime, token: str, run: Run | None) -> str:
 def step_lock(owner: str) -> str:
     """The step lock file beside that owner lock file."""
     return f"{owner.removesuffix('owner')}step"
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether no process has that pid; False where the process table cannot be read."""
+    return processes.is_alive((pid, processes.start_time(pid) or 0)) is False
 
 
 def _task_of(pane: Pane | None, run: Run | None, written: intent.Intent | None) -> int | None:
