@@ -159,8 +159,10 @@ BREAKAGES: Mapping[str, Breakage] = {
 }
 
 SOON_FOUND = (
-    "pids are compared without start times",
+    "a run is undone while its dispatcher starts it",
+    "an undo leaves pane and processes",
     "exit files are not read",
+    "lock files stay",
     "a change has no event",
 )
 """What a sample of a second or two finds; the rest takes the long run."""

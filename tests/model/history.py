@@ -190,8 +190,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def run_directory_is_deleted(self, which: int) -> None:
+        """Then only its pane tells of which task a run was that the database does not know."""
         agent = self.agent(which)
-        if agent is not None and self.world.lose_run_directory(agent.token):
+        if agent is not None and not self.computer.silent and self.world.lose_run_directory(agent.token):
             self.count("run directory deleted")
 
     @rule(most=st.integers(1, 2), points=FAR)
@@ -328,8 +329,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["tmux", "processes"]))
     def falls_silent(self, what: str) -> None:
-        self.count(f"{what} silent")
-        self.computer.silent.add(self.computer.socket if what == "tmux" else TABLE)
+        if not self.world.evidence_lost:
+            self.count(f"{what} silent")
+            self.computer.silent.add(self.computer.socket if what == "tmux" else TABLE)
 
     @rule()
     def speaks_again(self) -> None:

@@ -23,10 +23,16 @@ def at_work(computer: Computer) -> list[Process]:
 
 
 # -- after every move ------------------------------------------------------------------------------------------------------
-def one_agent_per_task(computer: Computer, tasks: dict[str, tuple[int, int]]) -> None:
-    """P2: whatever lives of a task's agents belongs to one run."""
+def one_agent_per_task(computer: Computer, tasks: dict[str, tuple[int, int]], destroyed: set[str]) -> None:
+    """P2: whatever lives of a task's agents belongs to one run.
+
+    The one exception: a database that is older than an agent that lives, whose run directory was deleted by hand, and whose
+    pane is gone or was. Its processes are seen and reported, but nothing says of which task they are.
+    """
     tokens: dict[tuple[int, int], str] = {}
     for process in at_work(computer):
+        if process.token in destroyed:
+            continue
         first = tokens.setdefault(tasks[process.token], process.token)
         assert first == process.token, f"P2: runs {first} and {process.token} of task {tasks[first]} both live"
 
@@ -47,10 +53,11 @@ def work_is_kept(repositories: Iterable[Repository], work: Sequence[tuple[str, s
 
 
 def ends_are_kept(computer: Computer, runs: dict[str, Run]) -> None:
-    """P5: what a launcher wrote down is what the closed row says."""
+    """P5: what a launcher wrote down is what the closed row says, unless `rm` took that away before the database was put back."""
     for token, (code, signal) in computer.recorded.items():
         run = runs.get(token)
-        if run is not None and run.phase is Phase.CLOSED and run.started_at is not None:
+        there = run is not None and os.path.exists(os.path.join(run.run_dir, "exit.json"))
+        if run is not None and there and run.phase is Phase.CLOSED and run.started_at is not None:
             assert (run.exit_code, run.signal) == (code, signal), f"P5: {run} ended with {code}, {signal}"
 
 

@@ -54,6 +54,8 @@ class World:
         self.tasks: dict[str, tuple[int, int]] = {}
         self.places: dict[str, str] = {}
         self.evidence_lost = False
+        self.deleted: set[str] = set()
+        self.destroyed: set[str] = set()
         self.planned: list[Action] = []
         self.restored = False
         self.points = 0
@@ -74,6 +76,7 @@ class World:
             self.store.close()
         finally:
             self._patches.close()
+            self.copies.clear()
             shutil.rmtree(self.root)
 
     def _make_repository(self) -> Repository:
@@ -154,7 +157,12 @@ class World:
         shutil.rmtree(self.root / "tasks.d" / "runs" / token, ignore_errors=True)
         self.computer.recorded.pop(token, None)
         self.evidence_lost = True
+        self.deleted.add(token)
         return True
+
+    def _see_panes(self) -> None:
+        """Of which runs the last thing is gone that said whose they are."""
+        self.destroyed |= self.deleted - {pane.token for pane in self.computer.panes()}
 
     def agents(self) -> list[Process]:
         """The agents at work."""
@@ -204,7 +212,8 @@ class World:
     # -- what holds ------------------------------------------------------------------------------------------------
     def check(self) -> None:
         """What is true after every move."""
-        promises.one_agent_per_task(self.computer, self.tasks)
+        self._see_panes()
+        promises.one_agent_per_task(self.computer, self.tasks, self.destroyed)
         promises.work_is_kept(self.repositories.values(), self.work)
         self._events = promises.moves_are_allowed(self.store, self._events)
         runs = self.runs()
