@@ -116,12 +116,12 @@ def test_an_agent_that_is_forgotten_between_add_and_dispatch(desk: Desk) -> None
     desk.ok("dispatch", str(task), "--config", str(config))
 
 
-def test_git_that_is_not_installed(shared: Desk) -> None:
-    path = path_without(shared.world, "git")
-    shared.add("T")
+def test_git_that_is_not_installed(desk: Desk) -> None:
+    path = path_without(desk.world, "git")
+    desk.add("T")
     for words in (["add", "T"], ["list", "--repo", "."]):
-        shared.refused(*words, code=69, says="git is not installed: there is no program 'git' on PATH", PATH=path)
-    shared.ok("list", PATH=path_without(shared.world, "git", "tmux"))
+        desk.refused(*words, code=69, says="git is not installed: there is no program 'git' on PATH", PATH=path)
+    desk.ok("list", PATH=path_without(desk.world, "git", "tmux"))
 
 
 # -- the tmux server -----------------------------------------------------------------------------------------------------
