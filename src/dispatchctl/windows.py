@@ -22,7 +22,10 @@ from dispatchctl.snapshot import Answer, Pane, Server
 from dispatchctl.store.protocol import Window
 from dispatchctl.task import Run
 
-NO_SERVER = re.compile(r"no server running on|error connecting to .*\((No such file or directory|Connection refused)\)")
+NO_SERVER = re.compile(
+    r"no server running on|error connecting to .*\((No such file or directory|Connection refused)\)"
+    r"|server exited|lost server"  # it died, or its last pane was closed, while it was asked
+)
 WINDOW_FORMAT = "#{session_name}|#{window_id}|#{pane_id}|#{pid}|#{start_time}"
 PANE_FORMAT = (
     "#{pid}|#{start_time}|#{@dispatchctl_token}|#{@dispatchctl_database}|#{pane_id}|#{window_id}|#{pane_dead}|#{pane_pid}"
@@ -108,12 +111,12 @@ class Windows:
                 raise LaunchError(
                     f"task {run.task} was not started: its window closed at once", f"dispatchctl show {run.task}"
                 )
-            if not (NO_SERVER.search(said) or "can't find session" in said or "duplicate session" in said):
-                if "server exited" not in said:
-                    raise Unanswered(
-                        f"tmux on {self.socket} refused a window: {said.strip()}", f"tmux -S {quote(self.socket)} ls"
-                    )
+            if "server exited" in said:
                 time.sleep(0.05 * (attempt + 1))
+            elif not (NO_SERVER.search(said) or "can't find session" in said or "duplicate session" in said):
+                raise Unanswered(
+                    f"tmux on {self.socket} refused a window: {said.strip()}", f"tmux -S {quote(self.socket)} ls"
+                )
         raise Unanswered(
             f"tmux on {self.socket} could not be started: {said.strip()}", f"tmux -S {quote(self.socket)} ls"
         )
@@ -203,8 +206,8 @@ class Windows:
         except NoServer:
             return False
         except Unanswered as error:
-            if "can't find" in error.message:
-                return False
+            if "can't find" in error.message or "no current target" in error.message:
+                return False  # it is gone, or was the last one and has just been closed
             raise
         return answer.strip() != "no"
 
