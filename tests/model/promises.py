@@ -53,7 +53,7 @@ def work_is_kept(repositories: Iterable[Repository], work: Sequence[tuple[str, s
 
 
 def ends_are_kept(computer: Computer, runs: dict[str, Run]) -> None:
-    """P5: what a launcher wrote down is what the closed row says, unless `rm` took that away before the database was put back."""
+    """P5: what a launcher wrote down, and nobody has removed since, is what the closed row says."""
     for token, (code, signal) in computer.recorded.items():
         run = runs.get(token)
         there = run is not None and os.path.exists(os.path.join(run.run_dir, "exit.json"))
