@@ -18,7 +18,7 @@ from dispatchctl.observation import intended, lock_file, step_lock
 from dispatchctl.plan import Kind
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.saga import unwind
-from dispatchctl.snapshot import Answer, Holder, SeenRun, Server, Snapshot, Stray
+from dispatchctl.snapshot import Answer, Holder, SeenRun, Server, Snapshot, Stray, Tree
 from dispatchctl.steps import STEPS, Launch, lock_reason
 from dispatchctl.store.protocol import Window
 from dispatchctl.task import Activity, Actor, Ask, Cause, Phase, Run
@@ -334,11 +334,45 @@ def _clear(work: Work) -> None:
             raise Refused(f"run {stray.token} began meanwhile", "dispatchctl reconcile")
         if known is None and written is not None:
             _take_back(runtime, written)
-        elif known is None and stray.socket is not None:
-            runtime.windows(stray.socket).kill(stray.token)  # dead, or it would not be cleared
+        elif known is None:
+            if stray.socket is not None:
+                runtime.windows(stray.socket).kill(stray.token)  # dead, or it would not be cleared
+            if stray.tree is not None:
+                _remove_tree(runtime, stray.token, stray.tree)
         drop_locks(owner, step_lock(path))
     finally:
         owner.release()
+
+
+def _remove_tree(runtime: Runtime, token: str, tree: Tree) -> None:
+    """Remove a worktree of ours that no row and no word of a launcher knows, if nothing would be lost."""
+    from dispatchctl import clearing  # most reconciles remove nothing
+
+    run = Run(
+        token=token,
+        task=tree.task,
+        number=1,
+        phase=Phase.CLOSED,
+        agent="",
+        repo=tree.repo,
+        branch=tree.branch or "",
+        worktree=tree.path,
+        resumed=False,
+        run_dir=str(runtime.state / "runs" / token),
+        owner_lock=lock_file(runtime, token, None),
+        step_lock=step_lock(lock_file(runtime, token, None)),
+        host=runtime.host,
+        boot_id=runtime.boot_id,
+        claimed_at=0,
+        socket=runtime.socket,
+        session="",
+        owns_tree=True,
+        owns_branch=tree.branch is not None,
+    )
+    try:
+        clearing.clear_place(runtime, run, force=False, tell=lambda _: None)
+    except clearing.Kept as kept:
+        raise DispatchctlError(f"{tree.path} was kept: {kept.obstacle.reason}", kept.obstacle.hint) from kept
 
 
 def _take_back(runtime: Runtime, written: Intent) -> None:

@@ -38,3 +38,17 @@ def leaf(task: int, title: str, number: int) -> str:
     words = slug(title)
     name = f"{task}-{words}" if words else str(task)
     return name if number == 1 else f"{name}-{number}"
+
+
+def lock_reason(database: str, task: int, token: str) -> str:
+    """Why a run's worktree is locked against `git worktree prune` and `remove`; it says whose it is.
+
+    The token tells an undo that this very run made it, even if the database was restored to a moment before that was noted.
+    """
+    return f"dispatchctl {database} {task} {token}"
+
+
+def of_lock_reason(reason: str | None, database: str) -> tuple[int, str] | None:
+    """Task and token of a worktree that is locked for a run of this database."""
+    found = re.fullmatch(r"(\d+) ([0-9a-f]{8})", (reason or "").removeprefix(f"dispatchctl {database} "))
+    return (int(found[1]), found[2]) if found and reason != found[0] else None

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dispatchctl import intent, launcher, processes
+from dispatchctl import intent, launcher, names, processes
 from dispatchctl.config import StallAction
-from dispatchctl.errors import NoSuchTask, Unavailable
+from dispatchctl.errors import DispatchctlError, NoSuchTask, Unavailable
 from dispatchctl.processes import Carriers
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.snapshot import Answer, Holder, Limits, Pane, SeenRun, Server, Snapshot, Stray
+from dispatchctl.snapshot import Answer, Holder, Limits, Pane, SeenRun, Server, Snapshot, Stray, Tree
 from dispatchctl.store.protocol import Sighting
 from dispatchctl.task import Run, Task
 
@@ -22,8 +22,10 @@ from dispatchctl.task import Run, Task
 def observe(runtime: Runtime) -> Snapshot:
     """Everything that reconcile and doctor decide by."""
     store = runtime.store
-    servers = _servers(runtime)
+    before = store.open_runs()
+    servers = _servers(runtime, before)
     carriers = processes.by_token()
+    trees = _trees(runtime, before)
     locks = _locked_tokens(runtime.state / "locks")
     tasks = store.open_tasks()
     sightings = store.sightings()
@@ -37,8 +39,10 @@ def observe(runtime: Runtime) -> Snapshot:
         if pane.database == store.id
     }
     ours = {token for token, each in carriers.items() if str(runtime.database) in each.databases}
-    strange = (panes.keys() | ours | locks) - {seen.run.token for seen in opened}
+    unknown = trees.keys() - store.find_runs(trees).keys()
+    strange = (panes.keys() | ours | locks | unknown) - {seen.run.token for seen in opened}
     strays = _strays(runtime, sorted(strange), panes, carriers, {seen.run.task for seen in opened})
+    strays = tuple(_with_tree(stray, trees.get(stray.token)) for stray in strays)
     return Snapshot(now(), runtime.host, runtime.boot_id, servers, runs, strays, limits(runtime))
 
 
@@ -88,12 +92,12 @@ def new_sightings(runtime: Runtime, world: Snapshot) -> list[Sighting]:
     return found
 
 
-def _servers(runtime: Runtime) -> dict[str, Server]:
+def _servers(runtime: Runtime, opened: Sequence[Run]) -> dict[str, Server]:
     """Every tmux server that runs have used, or will: the database may have been put back to before the first of them.
 
     A socket that is gone and that no open run needs is not asked.
     """
-    needed = dict.fromkeys(run.socket for run in runtime.store.open_runs())
+    needed = dict.fromkeys(run.socket for run in opened)
     known = [place.path for place in runtime.store.places() if place.kind == "tmux"]
     servers = {}
     for socket in dict.fromkeys([*needed, *known, runtime.socket]):
@@ -108,6 +112,27 @@ def _look(runtime: Runtime, socket: str) -> Server:
         return runtime.windows(socket).look()
     except Unavailable as error:
         return Server(Answer.UNKNOWN, said=error.message)
+
+
+def _trees(runtime: Runtime, opened: Sequence[Run]) -> dict[str, Tree]:
+    """The worktrees that are locked in the name of runs, by token: in the repositories that are in use, one request each."""
+    found = {}
+    for repo in dict.fromkeys(run.repo for run in opened):
+        try:
+            listed = runtime.git.listed(repo)
+        except DispatchctlError:
+            continue  # it does not say: then nothing is known of what is there
+        for each in listed:
+            owner = names.of_lock_reason(each.reason, str(runtime.database))
+            if owner is not None and os.path.isdir(each.path):
+                found[owner[1]] = Tree(repo, each.path, each.branch, owner[0])
+    return found
+
+
+def _with_tree(stray: Stray, tree: Tree | None) -> Stray:
+    if tree is None:
+        return stray
+    return replace(stray, tree=tree, task=tree.task if stray.task is None else stray.task)
 
 
 def _locked_tokens(directory: Path) -> set[str]:

@@ -88,8 +88,18 @@ class SeenRun:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A worktree that is locked in the name of a run of this database."""
+
+    repo: str
+    path: str
+    branch: str | None
+    task: int
+
+
+@dataclass(frozen=True)
 class Stray:
-    """What carries a token of this database, of which the database has no open run: a pane, processes, lock files.
+    """What carries a token of this database, of which the database has no open run: a pane, processes, lock files, a worktree.
 
     `run` is the closed run, None if the database knows none. `enterable` says that the run could be entered again: what it was
     is written down, it is its task's newest, and the task has no open run.
@@ -104,6 +114,7 @@ class Stray:
     began: bool = False
     ended: bool = False
     enterable: bool = False
+    tree: Tree | None = None
     owner: Holder = Holder.MISSING
 
     @property

@@ -182,11 +182,8 @@ def _note_start(launch: Launch, start: Start) -> None:
 
 
 def lock_reason(launch: Launch) -> str:
-    """Why the run's worktree is locked against `git worktree prune` and `remove`; it says whose it is.
-
-    The token tells an undo that this very run made it, even if the database was restored to a moment before that was noted.
-    """
-    return f"dispatchctl {launch.runtime.database} {launch.run.task} {launch.run.token}"
+    """Why the run's worktree is locked."""
+    return names.lock_reason(str(launch.runtime.database), launch.run.task, launch.run.token)
 
 
 def set_up(launch: Launch) -> None:
