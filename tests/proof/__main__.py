@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from proof import breakages, kills, matrix
+from proof import breakages, kills, matrix, scale
 from proof.inside import Fault
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help="kills in each world")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="worlds with random kills")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="worlds at one time")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part of the page; may be repeated")
     wanted = parser.parse_args()
     if wanted.only:
         return matrix.main(wanted.only)
@@ -43,21 +44,24 @@ def main() -> int:
 
 
 def _everything(wanted: argparse.Namespace) -> int:
-    page = [_opening()]
-    text, wrong = _matrix(wanted.workers)
-    page.append(text)
-    text, more = _kills(wanted)
-    page.append(text)
-    wrong += more
-    text, more = _model()
-    page.append(text)
-    wrong += more
-    text, more = _breakages()
-    page.append(text)
-    wrong += more
-    PAGE.write_text("\n".join(page))
-    print(f"{PAGE.relative_to(ROOT)} is written; {wrong} violations")
+    """Make the parts of the page that are asked for, and leave the others as they are."""
+    wrong = 0
+    sections = _sections(PAGE.read_text() if PAGE.exists() else "")
+    for name in wanted.part or PARTS:
+        began = time.monotonic()
+        text, violations = PARTS[name](wanted)
+        wrong += violations
+        sections[text.split("\n", 1)[0]] = text.rstrip() + "\n"
+        print(f"{name}: {violations} violations, {time.monotonic() - began:.0f} s", flush=True)
+        order = [heading for heading in HEADINGS if heading in sections]
+        PAGE.write_text("\n".join([_opening(), *(sections[heading] for heading in order)]))
     return int(wrong > 0)
+
+
+def _sections(page: str) -> dict[str, str]:
+    """The parts of the page as it is, by their headings."""
+    parts = [f"## {part}" for part in page.split("\n## ")[1:]]
+    return {part.split("\n", 1)[0]: part.rstrip() + "\n" for part in parts}
 
 
 def _tell(outcomes: Iterable[matrix.Outcome]) -> int:
@@ -91,16 +95,16 @@ are looked at from outside: rows with `sqlite3`, `/proc`, `tmux`, `git` and the 
 # -- the matrix ----------------------------------------------------------------------------------------------------------
 
 
-def _matrix(workers: int) -> tuple[str, int]:
+def _matrix(wanted: argparse.Namespace) -> tuple[str, int]:
     began = time.monotonic()
     outcomes = []
-    wanted = matrix.chosen([])
-    for outcome in matrix.run_all(wanted, workers=workers):
+    cases = matrix.chosen([])
+    for outcome in matrix.run_all(cases, workers=wanted.workers):
         outcomes.append(outcome)
         if outcome.violations:
             print(f"{outcome.case.point} × {outcome.case.fault}: {outcome.violations}", flush=True)
         if len(outcomes) % 100 == 0:
-            print(f"matrix: {len(outcomes)} of {len(wanted)}", flush=True)
+            print(f"matrix: {len(outcomes)} of {len(cases)}", flush=True)
     took = time.monotonic() - began
     wrong = sum(len(outcome.violations) for outcome in outcomes)
     return _matrix_page(outcomes, took, wrong), wrong
@@ -170,7 +174,7 @@ def _counted(counter: Counter[str]) -> str:
 # -- the model, and the breakages ------------------------------------------------------------------------------------------
 
 
-def _model() -> tuple[str, int]:
+def _model(_: argparse.Namespace) -> tuple[str, int]:
     """The state machine, with its long profile."""
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/test_model.py"]
     environment = {**os.environ, "HYPOTHESIS_PROFILE": "long"}
@@ -189,7 +193,7 @@ program in the ways that `tests/model/broken.py` lists, and each has to be notic
     return text, int(done.returncode != 0)
 
 
-def _breakages() -> tuple[str, int]:
+def _breakages(_: argparse.Namespace) -> tuple[str, int]:
     """Each promise with the test that fails when the code that keeps it is broken."""
     lines = [
         "## Tests that can fail",
@@ -206,6 +210,20 @@ def _breakages() -> tuple[str, int]:
         print(f"{breakage.promise}: {breakage.what}: {'noticed' if noticed else 'NOT NOTICED'}", flush=True)
         lines.append(f"| {breakage.promise} | {breakage.what} | `{breakage.test}`{'' if noticed else ' **did not**'} |")
     return "\n".join(lines) + "\n", unnoticed
+
+
+def _cost(_: argparse.Namespace) -> tuple[str, int]:
+    return scale.page(), 0
+
+
+PARTS = {"matrix": _matrix, "kills": _kills, "model": _model, "breakages": _breakages, "cost": _cost}
+HEADINGS = (
+    "## Every fault at every point",
+    "## Random kills",
+    "## Random histories",
+    "## Tests that can fail",
+    "## What a reconcile costs",
+)
 
 
 if __name__ == "__main__":
