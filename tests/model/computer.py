@@ -200,8 +200,12 @@ class Computer:
         pane.launcher.hung_up = True
 
     # -- the end of everything -----------------------------------------------------------------------------------
-    def reboot(self) -> None:
-        """Every process is gone; what is on disk stays. Pids, start times and the time awake begin anew."""
+    def reboot(self, *, alike: bool) -> None:
+        """Every process is gone; what is on disk stays. Pids, start times and the time awake begin anew.
+
+        `alike`: somebody else's processes now have the pids and the start times that launchers had.
+        """
+        names = [each.name for each in self.with_kind(Kind.LAUNCHER)] if alike else []
         for player in self.players:
             player.kill()
         for process in list(self.processes.values()):
@@ -212,6 +216,8 @@ class Computer:
         self.players.clear()
         self.boot += 1
         self.awake, self.ticks = 1_000, 0
+        for pid, start in names:
+            self.processes[pid] = Process(Kind.FOREIGN, pid, start)
 
     def play(self, name: str, work: Callable[[], object], process: Process | None = None) -> Player:
         """Start a process of ours; it stands at its beginning."""

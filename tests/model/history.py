@@ -188,12 +188,16 @@ class Histories(RuleBasedStateMachine):
                 self.world.go_on(self.computer.players[which % len(self.computer.players)], points)
                 self.world.check()
 
-    @rule(which=WHICH)
-    def run_directory_is_deleted(self, which: int) -> None:
-        """Then only its pane tells of which task a run was that the database does not know."""
+    @rule(which=WHICH, back=BACK)
+    def run_directory_is_deleted(self, which: int, back: int) -> None:
+        """After the database was put back: only its pane tells of which task a run was that the database does not know."""
+        if self.computer.silent or not self.world.agents():
+            return
+        self.world.restore(back)
         agent = self.agent(which)
-        if agent is not None and not self.computer.silent and self.world.lose_run_directory(agent.token):
+        if agent is not None and self.world.lose_run_directory(agent.token):
             self.count("run directory deleted")
+            self.dispatch_to_the_end(False, False)
 
     @rule(most=st.integers(1, 2), points=FAR)
     def start_dispatch(self, most: int, points: int) -> None:
@@ -342,7 +346,7 @@ class Histories(RuleBasedStateMachine):
         self.count(what)
         server = self.one_of(0, machine.Kind.SERVER)
         if what == "reboot":
-            self.computer.reboot()
+            self.computer.reboot(alike=seconds > 0)
         elif what == "set the clock":
             self.computer.wall += seconds * 1000
         elif server is not None:

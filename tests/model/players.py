@@ -27,6 +27,7 @@ class Player:
         self.bug: BaseException | None = None
         self.locks: list[Lock] = []
         self.silent: set[str] = set()
+        self.held: set[str] = set()
         self._work = work
         self._go, self._back = threading.Lock(), threading.Lock()
         self._go.acquire()

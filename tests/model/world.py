@@ -14,10 +14,9 @@ from unittest.mock import patch
 
 from store.bench import Sqlite, assert_replayed
 
-from dispatchctl import intent, launch, reconcile
+from dispatchctl import intent, launch, observation, reconcile
 from dispatchctl.plan import Action, Kind
-from dispatchctl.processes import Lock
-from dispatchctl.snapshot import Snapshot
+from dispatchctl.snapshot import Holder, Snapshot
 from dispatchctl.store.connection import Database
 from dispatchctl.store.protocol import Store
 from dispatchctl.task import Run
@@ -64,6 +63,7 @@ class World:
         self._patches.enter_context(installed(self.computer, self.repositories, self._before_end))
         self._patches.enter_context(patch.object(reconcile, "observe", self._observing(vars(reconcile)["observe"])))
         self._patches.enter_context(patch.object(reconcile, "plan", self._planning(vars(reconcile)["plan"])))
+        self._patches.enter_context(patch.object(observation, "holder", self._holding(observation.holder)))
         self._patches.enter_context(patch.object(Database, "__enter__", self._copying(Database.__enter__)))
         self._patches.enter_context(patch.object(launch, "undisturbed", _Undisturbed))
         self.store: Store = self.runtime().store
@@ -266,23 +266,28 @@ class World:
             player = playing()
             if player is not None:
                 player.silent.clear()
+                player.held.clear()
             return real(runtime)
 
         return observe
+
+    def _holding(self, real: Callable[[str], Holder]) -> Callable[[str], Holder]:
+        def holder(path: str) -> Holder:
+            player = playing()
+            locks = (lock for each in self.computer.players if each is not player for lock in each.locks)
+            if player is not None and any(lock.path == path and lock.descriptor >= 0 for lock in locks):
+                player.held.add(path)
+            return real(path)
+
+        return holder
 
     def _planning(self, real: Callable[[Snapshot], tuple[Action, ...]]) -> Callable[[Snapshot], tuple[Action, ...]]:
         def checked(world: Snapshot) -> tuple[Action, ...]:
             actions = real(world)
             assert actions == real(world), "plan is not a function of the snapshot"
             player = playing()
-            held = {
-                lock.path
-                for each in self.computer.players
-                if each is not player
-                for lock in each.locks
-                if _is_held(lock)
-            }
-            promises.unknown_changes_nothing(world, actions, player.silent if player is not None else set(), held)
+            silent, held = (player.silent, player.held) if player is not None else (set[str](), set[str]())
+            promises.unknown_changes_nothing(world, actions, silent, held)
             self.planned = list(actions)
             return actions
 
@@ -295,10 +300,6 @@ class World:
             return entered
 
         return enter
-
-
-def _is_held(lock: Lock) -> bool:
-    return lock.descriptor >= 0
 
 
 class _Undisturbed:
