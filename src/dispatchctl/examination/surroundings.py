@@ -103,6 +103,9 @@ def database_file(looker: Looker) -> DatabaseFile:
     version = sqlite_version()
     users = machine.openers([path]).get(path, []) if looker.store is not None else []
     others = {pid: name for pid in users if not _is_ours(name := machine.name(pid))}
+    if others:  # one that was being started by us has let go of it by now
+        still = machine.openers([path]).get(path, [])
+        others = {pid: name for pid, name in others.items() if pid in still}
     return DatabaseFile(path, places, looker.fault, gates, others, version)
 
 
