@@ -69,6 +69,9 @@ def _tell(outcomes: Iterable[matrix.Outcome]) -> int:
     for outcome in outcomes:
         wrong += len(outcome.violations)
         print(f"{outcome.seconds:5.1f} s  {outcome.case.point} × {outcome.case.fault}")
+        if not outcome.reached and outcome.case.fault is not Fault.DISK_FULL:
+            wrong += 1
+            print("    the point was not reached")
         for violation in outcome.violations:
             print(f"    {violation}")
     return int(wrong > 0)
@@ -116,16 +119,22 @@ def _matrix_page(outcomes: Sequence[matrix.Outcome], took: float, wrong: int) ->
     missed = [outcome for outcome in outcomes if not outcome.reached]
     cells: dict[str, dict[Fault, list[str]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        mark = "✗" if outcome.violations else "–" if not outcome.reached else str(outcome.passes)
+        mark = (
+            "✗" if outcome.violations else "–" if not outcome.reached else str(outcome.passes) if outcome.felt else "·"
+        )
         cells[outcome.case.effect][outcome.case.fault].append(mark)
-    once = len(outcomes) - twice - len(missed)
+    felt = sum(outcome.felt and outcome.reached for outcome in outcomes)
     lines = [
         f"""## Every fault at every point
 
 {len(points)} points × {len(Fault)} faults = {len(outcomes)} runs in {took / 60:.0f} min; violations: **{wrong}**.
-One reconcile was enough in {once}, two were needed in {twice}; {len(missed)} times something else happened first, and the
-point was not reached. A cell has what the fault came to before and after the effect: how many reconciles made everything
-true again, or –.
+{felt} were felt: somebody failed or died, or there was something to mend; of those {twice} needed two reconciles, the rest one.
+A fault that comes too late to matter, such as a failing hook after the checkout, or before there is anything to kill, is not
+felt. {len(missed)} times something else happened first, and the point was not reached. A cell has what the fault came to before
+and after the effect: how many reconciles made everything true again, · for not felt, – for not reached.
+
+That a process stands still instead is tested apart: dispatchers are stopped at every point of a launch, others reconcile and
+dispatch meanwhile, and they go on or are killed (`tests/reconcile/test_stopped_dispatchers.py`).
 
 | effect | {" | ".join(Fault)} |""",
         "|---" * (len(Fault) + 1) + "|",

@@ -23,7 +23,7 @@ from pathlib import Path
 from world import World, eventually
 
 from dispatchctl import clearing, faults, processes, prune, reconcile, steps
-from dispatchctl.dispatch import dispatch
+from dispatchctl.dispatch import Dispatched, dispatch
 from dispatchctl.errors import DispatchctlError
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Actor, Ask, Run
@@ -50,10 +50,12 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What came of a case: whether the point was reached, how many reconciles it took, and what does not hold."""
+    """What came of a case: whether the point was reached, whether anything went otherwise than without the fault, how many
+    reconciles it took, and what does not hold."""
 
     case: Case
     reached: bool = False
+    felt: bool = False
     passes: int = 1
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -93,6 +95,7 @@ def _world(case: Case) -> Iterator[World]:
             "DISPATCHCTL_STORE__BUSY_TIMEOUT": "2",
             "DISPATCHCTL_TMUX__TIMEOUT": "5",
             "DISPATCHCTL_GIT__TIMEOUT": "10",
+            "DISPATCHCTL_HOOKS__POST_CREATE": '[["true"]]',
         },
     )
     try:
@@ -128,6 +131,7 @@ class Stage:
     runtime: Runtime
     strikes: dict[str, Fault]
     launch: str = ""
+    codes: list[int] = field(default_factory=list)
     repairs: list[Callable[[Runtime], object]] = field(default_factory=lambda: [reconcile.reconcile])
 
     @property
@@ -146,12 +150,13 @@ class Stage:
         if child == 0:
             self._be_the_child(what)
         deadline = time.monotonic() + PATIENCE_S
-        while os.waitpid(child, os.WNOHANG)[0] == 0:
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 raise AssertionError(f"the process did not end within {PATIENCE_S:g} s")
             time.sleep(0.005)
+        self.codes.append(ended[1])
 
     def _be_the_child(self, what: Callable[[Runtime], object]) -> None:
         root = self.world.root
@@ -164,8 +169,7 @@ class Stage:
             steps.LAUNCH = self.launch or inside.LAUNCH.format(tests=inside.TESTS, root=str(root))
             (root / "dispatcher").write_text(str(os.getpid()))
             inside.arm(str(root))
-            what(self.world.runtime())
-            code = 0
+            code = int(_went_wrong(what(self.world.runtime())))
         except DispatchctlError as error:
             (root / "said").write_text(error.message)
             code = 1
@@ -214,11 +218,18 @@ def _play(world: World, case: Case, outcome: Outcome) -> None:
     SCENARIOS[_scenario(case.effect)](stage)
     outcome.reached = (world.root / f"struck {case.point}").exists()
     _repair(stage)
+    outcome.felt = any(stage.codes) or bool(reconcile.reconcile(world.runtime(), dry_run=True).done)
     trace = world.root / "traceback"
     if trace.exists():
         outcome.violations.append(f"a traceback: {trace.read_text()[-600:]}")
     _judge(stage, outcome)
     _finish(stage, outcome)
+
+
+def _went_wrong(result: object) -> bool:
+    """Whether a dispatch or a reconcile says that something did not go as it should."""
+    failed = isinstance(result, Dispatched) and bool(result.failed)
+    return failed or (isinstance(result, reconcile.Reconciled) and not all(done.ok for done in result.done))
 
 
 def _repair(stage: Stage) -> None:
