@@ -3,7 +3,8 @@
     python -I -S -c 'import sys; …; launcher.main(sys.argv[2])' ROOT RUN_DIR
 
 1. It forks the agent's process, which waits at a gate.
-2. It commits `launching → started`. If that matches no row, the run was given up: the gate closes and no agent ever runs.
+2. It marks the start in the run directory and commits `launching → started`. If that matches no row, the run was given up:
+   the gate closes and no agent ever runs.
 3. It opens the gate and relays the terminal until the agent has ended.
 4. It writes `exit.json` (prepared beforehand, so that a full disk cannot prevent it), ends every process of the run that is
    left, and closes the run in the database, trying for as long as it takes. Whatever of this fails, the file waits.
@@ -87,14 +88,16 @@ def main(run_dir: str) -> "NoReturn":
         processes.start_time(os.getppid()) or 0,
     )  # later, when it has died, it is no longer our parent
     try:
-        relay, agent = _start(spec)
+        held = _start(spec)
     except Exception as error:  # noqa: BLE001 - whatever it is, the dispatcher must learn of it
         _say_failed(spec, error)
         sys.exit(125)
-    if relay is None:
+    if held is None:
         _say(f"dispatchctl: run {spec['token']} was given up before its agent started")
         sys.exit(125)
+    relay, agent, opener, failure = held
     try:
+        _let_go(spec, relay, opener, failure)
         relay.run()
     except Exception as error:  # noqa: BLE001 - a fault of ours must not leave an agent without anybody to record its end
         _say(f"dispatchctl: the agent is ended, because its launcher failed: {error!r}")
@@ -107,8 +110,12 @@ def main(run_dir: str) -> "NoReturn":
     sys.exit(code)
 
 
-def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
-    """Fork, pass the fence, open the gate. The relay is None if the run was given up."""
+def _start(spec: Spec) -> "tuple[Relay, processes.Process, int, int] | None":
+    """Fork the agent's process, which waits at the gate, and pass the fence; None if the run was given up.
+
+    The mark comes first: a run whose agent may have begun has it, also if the row that says so is lost the next moment. The
+    answer is the relay, the agent, and the pipes that open the gate and say why its program cannot be executed.
+    """
     environment = dict(pairs(spec.path("environment")))
     for name in ("TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "COLORTERM", "TMUX", "TMUX_PANE"):
         if name in os.environ:
@@ -131,28 +138,30 @@ def _start(spec: Spec) -> "tuple[Relay | None, processes.Process]":
     os.close(failing)
     agent = (pid, processes.start_time(pid) or 0)
     me = (os.getpid(), processes.start_time(os.getpid()) or 0)
+    passed = False
     try:
+        with MARKING:
+            _mark_start(spec, me, agent)
         with FENCE:
             passed = _pass_fence(spec, me, agent)
+    finally:
         if not passed:
             os.close(opener)
             os.waitpid(pid, 0)
-            return None, agent
-        with MARKING:
-            _mark_start(spec, me, agent)
-    except BaseException:
-        os.close(opener)
-        os.waitpid(pid, 0)
-        raise
-    relay = Relay(
-        pid, terminal, control, log, kill_grace=float(spec["kill_grace"]), time_limit=float(spec["timeout_s"])
-    )
+            _take_mark_back(spec)
+    if not passed:
+        return None
+    grace, limit = float(spec["kill_grace"]), float(spec["timeout_s"])
+    return Relay(pid, terminal, control, log, kill_grace=grace, time_limit=limit), agent, opener, failure
+
+
+def _let_go(spec: Spec, relay: Relay, opener: int, failure: int) -> None:
+    """Open the gate to the agent."""
     with GATE:
         _open_gate(opener)
     relay.failure = _errno(failure)
     with FORGETTING:
         _forget(spec.path("environment"))
-    return relay, agent
 
 
 def _open_gate(opener: int) -> None:
@@ -189,6 +198,14 @@ def _mark_start(spec: Spec, me: "processes.Process", agent: "processes.Process")
         os.rename(prepared, spec.path("started"))
     except OSError as error:
         _say(f"dispatchctl: {spec.path('started')} could not be written: {error}")
+
+
+def _take_mark_back(spec: Spec) -> None:
+    """The agent will not begin."""
+    try:
+        os.unlink(spec.path("started"))
+    except OSError:
+        pass  # the run directory is gone: the dispatcher has given up already
 
 
 def _wait_and_execute(

@@ -105,6 +105,7 @@ class Relay:
         self.cause = "terminated"
         while self.status is None:
             self._signal_agent(signal.SIGKILL)
+            os.kill(self.agent, signal.SIGKILL)  # before the gate was opened it has no group of its own
             self._reap()
             time.sleep(0.02)
 

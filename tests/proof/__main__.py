@@ -46,11 +46,11 @@ def main() -> int:
 def _everything(wanted: argparse.Namespace) -> int:
     """Make the parts of the page that are asked for, and leave the others as they are."""
     wrong = 0
-    sections = _sections(PAGE.read_text() if PAGE.exists() else "")
     for name in wanted.part or PARTS:
         began = time.monotonic()
         text, violations = PARTS[name](wanted)
         wrong += violations
+        sections = _sections(PAGE.read_text() if PAGE.exists() else "")  # another part may have been made meanwhile
         sections[text.split("\n", 1)[0]] = text.rstrip() + "\n"
         print(f"{name}: {violations} violations, {time.monotonic() - began:.0f} s", flush=True)
         order = [heading for heading in HEADINGS if heading in sections]
