@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from proof import breakages, kills, matrix, scale
+from proof import breakages, failure_points, kills, matrix, scale
 from proof.inside import Fault
 
 ROOT = Path(__file__).parent.parent.parent
@@ -225,9 +225,14 @@ def _cost(_: argparse.Namespace) -> tuple[str, int]:
     return scale.page(), 0
 
 
-PARTS = {"matrix": _matrix, "kills": _kills, "model": _model, "breakages": _breakages, "cost": _cost}
+def _points(_: argparse.Namespace) -> tuple[str, int]:
+    return failure_points.page(), 0
+
+
+PARTS = {"matrix": _matrix, "points": _points, "kills": _kills, "model": _model, "breakages": _breakages, "cost": _cost}
 HEADINGS = (
     "## Every fault at every point",
+    "## The 24 failure points",
     "## Random kills",
     "## Random histories",
     "## Tests that can fail",
