@@ -1,4 +1,4 @@
-"""The 24 failure points of the research that this was built on, and where each is covered: by effects of the matrix, or by tests."""
+"""The 24 failure points of the research that this was built on: the effects of the matrix, or the tests, that cover each."""
 
 from pathlib import Path
 
