@@ -83,10 +83,7 @@ def main(run_dir: str) -> "NoReturn":
     """Run the agent of a run; never returns. The exit status is the agent's, or 125 if it never ran."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C between commit and relay would leave no record
     spec = Spec(run_dir)
-    server = (
-        os.getppid(),
-        processes.start_time(os.getppid()) or 0,
-    )  # later, when it has died, it is no longer our parent
+    server = _server()
     try:
         held = _start(spec)
     except Exception as error:  # noqa: BLE001 - whatever it is, the dispatcher must learn of it
@@ -108,6 +105,16 @@ def main(run_dir: str) -> "NoReturn":
         _say(f"dispatchctl: once more, because its launcher failed: {error!r}")
         code = _end(spec, relay, agent, server)
     sys.exit(code)
+
+
+def _server() -> "processes.Process":
+    """The tmux server, as it names itself in the environment of its panes (tmux(1), TMUX: socket, pid, session).
+
+    Not our parent: the server may have been killed before we look, and then that is another process, which lives on.
+    """
+    words = os.environ.get("TMUX", "").rsplit(",", 2)
+    pid = int(words[1]) if len(words) == 3 and words[1].isdecimal() else os.getppid()
+    return pid, processes.start_time(pid) or 0
 
 
 def _start(spec: Spec) -> "tuple[Relay, processes.Process, int, int] | None":
