@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from launch.stage import add, lived_in, program
 from world import World, eventually
 
-from dispatchctl import rundir
+from dispatchctl import launcher, rundir
 from dispatchctl.dispatch import dispatch
 from dispatchctl.launcher import read_exit_file
 from dispatchctl.processes import is_alive, of_run, start_time
@@ -215,3 +216,15 @@ def test_no_process_of_a_run_outlives_it(world: World, runtime: Runtime, escape:
     assert ended(world, runtime, run)[0].status is Status.DONE
     assert [process for process in family - {launcher} if is_alive(process)] == []
     eventually(lambda: start_time(launcher[0]) != launcher[1])
+
+
+def test_a_server_that_was_killed_before_the_launcher_looked_is_not_its_next_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead = subprocess.run(["sh", "-c", "echo $$"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setenv("TMUX", f"/with,comma/sock,{dead},3")
+    assert launcher._server() == (int(dead), 0), "which is nobody, so it does not outlive a hang-up"
+    monkeypatch.setenv("TMUX", f"/sock,{os.getpid()},3")
+    assert launcher._server() == (os.getpid(), start_time(os.getpid()))
+    monkeypatch.delenv("TMUX")
+    assert launcher._server()[0] == os.getppid()
