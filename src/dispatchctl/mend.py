@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dispatchctl import launcher, processes, rundir
-from dispatchctl.errors import DispatchctlError, Refused
+from dispatchctl.errors import DispatchctlError, Refused, Unanswered
 from dispatchctl.faults import effect
 from dispatchctl.intent import Intent
 from dispatchctl.launch import drop_locks, undo
@@ -65,7 +65,20 @@ def _close(work: Work) -> None:
 
 
 def _hang_up(work: Work) -> None:
-    _end(work, Ending(Cause.HANGUP, now(), server_lives=True))
+    """A human closed its window; looked at again, since window or server may have come or gone since the first look."""
+    server = _server_now(work)
+    if server.is_of(work.run) and server.pane_of(work.run.token) is None:
+        _end(work, Ending(Cause.HANGUP, now(), server_lives=True))
+    else:
+        _end(work, Ending(Cause.TERMINATED, now(), error="its launcher was killed, or its tmux server"))
+
+
+def _server_now(work: Work) -> Server:
+    """The run's tmux server as it is now. Raises `Unanswered` if that cannot be told."""
+    server = work.runtime.windows(work.run.socket).look()
+    if server.answer is Answer.UNKNOWN:
+        raise Unanswered(f"tmux on {work.run.socket} does not answer: {server.said}", f"tmux -S {work.run.socket} ls")
+    return server
 
 
 def _lose(work: Work) -> None:
@@ -86,7 +99,7 @@ def _end(work: Work, ending: Ending) -> None:
         _sweep(work)
         ending = launcher.read_exit_file(run.run_dir) or ending
         if ending.cause is Cause.HANGUP and ending.server_lives is None:
-            ending = replace(ending, server_lives=work.server.is_of(run))
+            ending = replace(ending, server_lives=_server_now(work).is_of(run))
         launcher.close_run(_spec(work), ending, by_launcher=False)
         _drop(run.owner_lock)
     finally:
