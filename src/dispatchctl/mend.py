@@ -316,10 +316,8 @@ def _reenter(work: Work) -> None:
     )
     lock = _locked(entered, entered.owner_lock)
     try:
-        known = runtime.store.find_runs([token]).get(token)
-        if (known and known.phase) != (run and run.phase):
-            raise _quicker(entered)
-        runtime.store.reenter(entered, written.task, actor=work.actor, at=now())
+        was = run.phase if run is not None else None
+        runtime.store.reenter(entered, written.task, was=was, actor=work.actor, at=now())
         drop_locks(lock, entered.step_lock)
     finally:
         lock.release()

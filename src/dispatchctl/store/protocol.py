@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Report, Run, Status, Task
+from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Phase, Report, Run, Status, Task
 from dispatchctl.verdict import Changes, Cure, Ending, Policy
 
 if TYPE_CHECKING:
@@ -215,10 +215,11 @@ class Store(Protocol):
     ) -> Task:
         """started → closed, and the task to where `verdict.judge` says. The second time it changes nothing."""
 
-    def reenter(self, run: Run, task: Task, *, actor: Actor, at: int) -> Task:
-        """Enter a started run that the database has lost, or knows only as it was before: its agent did start.
+    def reenter(self, run: Run, task: Task, *, was: Phase | None, actor: Actor, at: int) -> Task:
+        """Enter a started run that the database has lost (`was` None), or knows only as it was before: its agent did start.
 
-        The task is added again if it is lost too, and becomes in_progress. Raises `Refused` if it has another open run.
+        The task is added again if it is lost too, and becomes in_progress. Raises `Refused` if it has another open run,
+        or if the run is in another phase than it `was`.
         """
 
     def note_cleared(self, token: str, *, actor: Actor, at: int) -> None:

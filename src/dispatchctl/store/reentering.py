@@ -15,10 +15,15 @@ SIGHTED = frozenset({"activity", "heartbeat_at", "life", "life_at"})
 class Reentering(Ledger):
     """The one verb that believes the world more than the rows: they are older than it, as a restored copy is."""
 
-    def reenter(self, run: Run, task: Task, *, actor: Actor, at: int) -> Task:
-        """Make the run as it is given the task's open run. Raises `Refused` if the task has another one."""
+    def reenter(self, run: Run, task: Task, *, was: Phase | None, actor: Actor, at: int) -> Task:
+        """Make the run as it is given the task's open run. Raises `Refused` if it is not as it was, or the task has another."""
         act = Act("reentered", actor, at)
         with self._database:
+            row = self._database.row("SELECT phase FROM runs WHERE token = ?", (run.token,))
+            if (row and row[0]) != was:
+                raise Refused(
+                    f"run {run.token} is no longer as it was seen; nothing was changed", "dispatchctl reconcile"
+                )
             known = self._known_task(task, act)
             other = self._open_run(known.id)
             if other is not None and other.token != run.token:

@@ -139,8 +139,8 @@ class Making(Repositories):
             self._git(run.repo, "worktree", "remove", "-f", "-f", "--", run.worktree)
         if os.path.lexists(run.worktree):
             shutil.rmtree(run.worktree)
-        if found is not None and os.path.lexists(found.directory):  # a killed git left what git itself does not remove
-            shutil.rmtree(found.directory)
+        if found is not None and os.path.lexists(found.directory):
+            self._remove_entry(run, reason)
         remove_if_empty(os.path.dirname(run.worktree))
 
     def discard_branch(self, run: Run) -> None:
@@ -176,6 +176,19 @@ class Making(Repositories):
             if each.path is None and (each.locked == reason or (not each.locked and each.is_named_for(run.worktree))):
                 half = each
         return half
+
+    def _remove_entry(self, run: Run, reason: str) -> None:
+        """Remove the entry that a killed git left and that git itself does not remove.
+
+        Under the repository's lock: nobody of ours is just writing one then, which could look the same.
+        """
+        lock = self.lock(self.repository(run.repo))
+        try:
+            left = self._entry(run, reason)
+            if left is not None and left.locked in (reason, None, ""):
+                shutil.rmtree(left.directory)
+        finally:
+            lock.release()
 
     def _drop_branch_lock(self, run: Run) -> None:
         """Remove the lock that a killed git left on the branch: it is this run's, and none of its processes is left."""
