@@ -18,6 +18,7 @@ from dispatchctl import clearing, faults
 from dispatchctl.launch import claim
 from dispatchctl.prune import Kind, Pruned, Wish, prune
 from dispatchctl.runtime import now
+from dispatchctl.store.protocol import Room
 from dispatchctl.task import Actor, Phase, Report, Run, Status
 from dispatchctl.worktrees import aside, given_up
 
@@ -686,7 +687,7 @@ def test_a_start_on_another_machine_is_taken_over_too(desk: Desk) -> None:
     task = desk.add("Far", "exit 0")
     runtime = desk.world.runtime()
     runtime.host = "elsewhere"
-    held = claim(runtime, task, max_running=9, actor=Actor.DISPATCH)
+    held = claim(runtime, task, room=Room(9), actor=Actor.DISPATCH)
     assert held is not None
     assert desk.ok("retry", str(task), "--takeover") == f"task {task} is ready\n"
     assert (desk.newest(task).phase, desk.newest(task).outcome) == (Phase.CLOSED, "rolled_back")

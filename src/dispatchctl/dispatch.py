@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dispatchctl.errors import DispatchctlError, QueueFull, Refused
-from dispatchctl.launch import claim, start
+from dispatchctl.launch import claim, room_for, start
 from dispatchctl.reconcile import Done, reconcile
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Actor, Status, Task
@@ -49,12 +49,12 @@ def dispatch(
     used at all.
     """
     check_tools(runtime)
-    room = max_running or runtime.settings.dispatch.max_running
+    room = room_for(runtime, max_running)
     mended = reconcile(runtime, actor=actor)
     done = Dispatched(repaired=mended.done)
     for wanted in tasks or _endless(most):
         try:
-            held = claim(runtime, wanted, labels=labels, besides=mended.held, max_running=room, actor=actor)
+            held = claim(runtime, wanted, labels=labels, besides=mended.held, room=room, actor=actor)
         except QueueFull as full:
             if wanted is not None:
                 raise

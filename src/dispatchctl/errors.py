@@ -95,7 +95,7 @@ class NotYet(LaunchError):
 
 
 class QueueFull(Busy):
-    """As many runs are open as may be."""
+    """As many runs are open as may be, or what could be started is paused."""
 
 
 class Terminated(BaseException):

@@ -9,10 +9,11 @@ The same undo serves whoever finds the run after a crash.
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
+from typing import TypeVar
 
 from dispatchctl import intent, names, processes
 from dispatchctl.errors import (
@@ -26,12 +27,14 @@ from dispatchctl.errors import (
 from dispatchctl.faults import effect
 from dispatchctl.intent import Intent
 from dispatchctl.processes import Lock
-from dispatchctl.runtime import Runtime, jitter, new_token, now
+from dispatchctl.runtime import Runtime, jitter, new_token, now, session_id
 from dispatchctl.saga import UndoFailed, perform, unwind
 from dispatchctl.steps import STEPS, Launch
-from dispatchctl.store.protocol import Claimant, Names
+from dispatchctl.store.protocol import Claimant, Names, Room, UnknownLimit
 from dispatchctl.task import Actor, Run, Task
 from dispatchctl.verdict import Cure, Policy
+
+Answer = TypeVar("Answer")
 
 UNDO_STOPPED = "; and the undo stopped at its "
 
@@ -49,7 +52,7 @@ def claim(
     *,
     labels: Collection[str] = (),
     besides: Collection[int] = (),
-    max_running: int,
+    room: Room,
     actor: Actor,
 ) -> "Held | None":
     """Claim a task but `besides`, with its owner lock taken before the commit; None if there is none to claim."""
@@ -57,8 +60,12 @@ def claim(
     try:
         claimant = Claimant(token, runtime.host, runtime.boot_id, lambda *named: name_run(runtime, token, *named))
         with CLAIMING:
-            run = runtime.store.claim(
-                claimant, task=task, labels=labels, besides=besides, max_running=max_running, actor=actor, at=now()
+            run = within_limits(
+                runtime,
+                room,
+                lambda room: runtime.store.claim(
+                    claimant, task=task, labels=labels, besides=besides, room=room, actor=actor, at=now()
+                ),
             )
         if run is not None:
             return Held(Launch(runtime, runtime.store.task(run.task), run), owner)
@@ -70,6 +77,32 @@ def claim(
         raise
     drop_locks(owner, _lock_path(runtime, token, "step"))
     return None
+
+
+def room_for(runtime: Runtime, max_running: int | None = None) -> Room:
+    """How many runs may be open, by the settings and by what the user said for once."""
+    in_all = max_running or runtime.settings.dispatch.max_running
+    repos = {run.repo: _limit_in(runtime, run.repo) for run in runtime.store.open_runs()}
+    agents = {name: profile.max_running for name, profile in runtime.profiles.items() if profile.max_running}
+    return Room(in_all, repos, agents)
+
+
+def _limit_in(runtime: Runtime, repo: str) -> int:
+    """The repository's limit. An invalid file of it is reported by whoever starts something there."""
+    try:
+        return runtime.settings_for(repo).dispatch.max_per_repo
+    except UsageError:
+        return runtime.settings.dispatch.max_per_repo
+
+
+def within_limits(runtime: Runtime, room: Room, ask: Callable[[Room], Answer]) -> Answer:
+    """What the store answers, once it has the limit of every repository in which a run was opened meanwhile."""
+    while True:
+        try:
+            return ask(room)
+        except UnknownLimit as unknown:
+            known = {**(room.in_repository or {}), unknown.repo: _limit_in(runtime, unknown.repo)}
+            room = replace(room, in_repository=known)
 
 
 def _make_locks(runtime: Runtime) -> tuple[str, Lock]:
@@ -130,6 +163,7 @@ def name_run(runtime: Runtime, token: str, task: Task, number: int, earlier: Run
         step_lock=_lock_path(runtime, token, "step"),
         socket=runtime.socket,
         session=f"dispatch-{place}",
+        agent_session=session_id(str(runtime.database), token),
         tmux=runtime.tmux,
         git=runtime.git.program,
     )

@@ -274,7 +274,7 @@ def write_run_directory(launch: Launch) -> None:
         prompt=prompt,
         prompt_file=os.path.join(run.run_dir, "prompt"),
         worktree=run.worktree,
-        session_id=session_id(str(launch.runtime.database), run.token),
+        session_id=run.agent_session or session_id(str(launch.runtime.database), run.token),
         git_dir=git_dir,
         git_common_dir=common_dir,
     )

@@ -152,7 +152,11 @@ class NewTask:
 
 @dataclass(frozen=True)
 class Run:
-    """One try at a task by one agent. `None` means not known (yet)."""
+    """One try at a task by one agent. `None` means not known (yet).
+
+    `agent_session` is the id of the agent's own session, which a later run may continue; `ready_at` since when the task had
+    waited for this run; `merged` the commit of the base that holds the run's work.
+    """
 
     token: str
     task: int
@@ -197,6 +201,10 @@ class Run:
     started_awake: int | None = None
     asked_awake: int | None = None
     cleared_at: int | None = None
+    agent_session: str | None = None
+    ready_at: int | None = None
+    merged: str | None = None
+    pull_request: str | None = None
     life: Life | None = None
     life_at: int | None = None
 
@@ -227,6 +235,7 @@ class Task:
     created_at: int
     updated_at: int
     waits: int = 0
+    ready_at: int | None = None
     run: Run | None = None
 
 

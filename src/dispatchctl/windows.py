@@ -47,7 +47,18 @@ class Windows:
         self.socket = socket
         self.timeout = timeout
         self._configuration = ("-f", "/dev/null") if private else ()
-        hidden = ("GIT_", "DISPATCHCTL_", "CLAUDE", "VIRTUAL_ENV", "TMUX")
+        hidden = (
+            *("GIT_", "DISPATCHCTL_", "CLAUDE", "VIRTUAL_ENV", "TMUX"),
+            *(
+                "NOTIFY_SOCKET",
+                "WATCHDOG_",
+                "INVOCATION_ID",
+                "JOURNAL_STREAM",
+                "SYSTEMD_EXEC_PID",
+                "LISTEN_",
+                "MAINPID",
+            ),
+        )
         self.environment = {name: value for name, value in environment.items() if not name.startswith(hidden)}
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ from dispatchctl.reconcile import reconcile
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.store import fence
 from dispatchctl.store.connection import Database
-from dispatchctl.store.protocol import Claimant, Names, Window
+from dispatchctl.store.protocol import Claimant, Names, Room, Window
 from dispatchctl.task import Actor, Run, Task
 
 ROUNDS = 9
@@ -66,7 +66,7 @@ def _fleet(world: World, count: int) -> Runtime:
     for number in range(count):
         token = f"{number + 1:08x}"
         claimant = Claimant(token, runtime.host, runtime.boot_id, lambda task, number, _: _names(runtime, task, number))
-        run = store.claim(claimant, max_running=count + 1, actor=Actor.DISPATCH, at=now())
+        run = store.claim(claimant, room=Room(count + 1), actor=Actor.DISPATCH, at=now())
         assert run is not None
         store.note_base(token, base_commit="0" * 40, owns_tree=True, owns_branch=True, at=now())
         window, pid = _window(world, tmux, runtime, run)

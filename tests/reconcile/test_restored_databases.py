@@ -27,6 +27,7 @@ from dispatchctl.launch import claim, start
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import reconcile
 from dispatchctl.runtime import Runtime
+from dispatchctl.store.protocol import Room
 from dispatchctl.task import Actor, Ask, Outcome, Phase, Run, Status
 
 FINISHES = "touch began; while [ ! -e go ]; do sleep 0.02; done; rm go began; exit 0"
@@ -154,7 +155,7 @@ def test_yesterdays_copy_in_which_the_task_was_started_again_by_somebody_who_did
     eventually(lambda: work_is_kept(world, first))
     runtime = put_back(world, runtime, copy)
     runtime.store.edit(1, {"title": "Other words"}, None, at=1)
-    held = claim(runtime, 1, max_running=8, actor=Actor.DISPATCH)
+    held = claim(runtime, 1, room=Room(8), actor=Actor.DISPATCH)
     assert held is not None
     start(held, actor=Actor.DISPATCH)
     second = world.started(runtime, 1)

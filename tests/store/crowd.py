@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dispatchctl.errors import DispatchctlError, QueueFull, Refused
 from dispatchctl.store import fence, open_store
 from dispatchctl.store.connection import Database
-from dispatchctl.store.protocol import Claimant, Sighting, Store
+from dispatchctl.store.protocol import Claimant, Room, Sighting, Store
 from dispatchctl.task import Activity, Actor, Ask, Cause, NewTask, Report
 from dispatchctl.verdict import Changes, Cure, Ending, Policy
 from store.bench import names
@@ -57,7 +57,7 @@ def claim_all(number: int, processes: int, path: str) -> list[int]:
     database = Database(path, busy_timeout=60)
     while True:
         claimant = Claimant(f"{number:04x}{len(done):04x}", "host", "boot", names)
-        run = store.claim(claimant, max_running=processes, actor=Actor.DISPATCH, at=1)
+        run = store.claim(claimant, room=Room(processes), actor=Actor.DISPATCH, at=1)
         if run is None:
             break
         assert fence.start(database, run.token, at=2, launcher=(1, 1), agent=(2, 2))
@@ -98,8 +98,8 @@ def _one_thing(chance: random.Random, store: Store, database: Database, task: in
     actor = Actor.RECONCILE
     ending = Ending(Cause.BY_ITSELF, at, exit_code=chance.choice((0, 0, 3)))
     verbs: list[Callable[[], object]] = [
-        lambda: store.claim(Claimant(token, "host", "boot", names), max_running=8, actor=Actor.DISPATCH, at=at),
-        lambda: store.claim(Claimant(token, "host", "boot", names), task=task, max_running=8, actor=Actor.WATCH, at=at),
+        lambda: store.claim(Claimant(token, "host", "boot", names), room=Room(8), actor=Actor.DISPATCH, at=at),
+        lambda: store.claim(Claimant(token, "host", "boot", names), task=task, room=Room(8), actor=Actor.WATCH, at=at),
         lambda: fence.start(database, mine, at=at, launcher=(1, 1), agent=(2, 2)),
         lambda: store.close_ended(mine, ending, Changes(1, 0), None, Policy(), actor=actor, at=at, jitter=0.5),
         lambda: (

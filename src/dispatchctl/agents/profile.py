@@ -15,11 +15,12 @@ PLACEHOLDERS = ("{prompt}", "{prompt_file}", "{worktree}", "{session_id}", "{git
 SHELL = "shell"
 
 # Right where dispatchctl runs and wrong in another worktree: repositories and indexes (they beat `git -C`), Python
-# environments and paths (they import the other checkout), another pane's tmux, our own settings, and the directory
-# (opencode believes PWD, others INIT_CWD, before they ask the system where they are).
+# environments and paths (they import the other checkout), another pane's tmux, our own settings, the directory
+# (opencode believes PWD, others INIT_CWD, before they ask the system where they are), and what systemd tells a service.
 FOREIGN = (
     *("GIT_*", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "PYTHONPATH"),
     *("TMUX", "TMUX_PANE", "DISPATCHCTL_*", "PWD", "OLDPWD", "INIT_CWD"),
+    *("NOTIFY_SOCKET", "WATCHDOG_*", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "LISTEN_*", "MAINPID"),
 )
 
 # The marks of an enclosing agent session: Claude Code refuses to start in one ("nested session"), and Codex believes
@@ -39,7 +40,7 @@ class PromptBy(StrEnum):
 
 @dataclass(frozen=True)
 class Profile:
-    """How one agent is run; `argv` and `resume` may hold `PLACEHOLDERS`, as whole elements."""
+    """How one agent is run; `argv` and `resume` may hold `PLACEHOLDERS`, as whole elements. `max_running` 0 is no limit."""
 
     name: str
     argv: tuple[str, ...]
@@ -50,6 +51,7 @@ class Profile:
     keep: tuple[str, ...] = _KEEP
     expects_changes: bool = True
     resume: tuple[str, ...] | None = None
+    max_running: int = 0
     note: str = ""
     source: str = "built in"
 

@@ -27,6 +27,10 @@ def _is_switch(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_limit(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1_000
+
+
 # What each key may be, in words and as a test.
 _KEYS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "argv": ("a list of strings", _is_list),
@@ -38,6 +42,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "keep": ("a list of strings", _is_list),
     "expects_changes": ("true or false", _is_switch),
     "resume": ("a list of strings", _is_list),
+    "max_running": ("a whole number from 0 (no limit) to 1000", _is_limit),
     "note": ("a string", _is_text),
 }
 
@@ -85,6 +90,7 @@ def profile_from_settings(name: str, table: Mapping[str, Any], source: str) -> P
         keep=(*base.keep, *table.get("keep", ())),
         expects_changes=table.get("expects_changes", base.expects_changes),
         resume=resume,
+        max_running=table.get("max_running", base.max_running),
         note=table.get("note", "" if own else base.note),
         source=source,
     )

@@ -28,6 +28,14 @@ class Environment:
     token: str | None
     database: str | None
     config: str | None
+    notify_socket: str | None
+    watchdog_usec: int | None
+    in_service: bool
+    """Whether systemd runs this process as a service's."""
+
+    to_journal: bool
+    """Whether stderr goes to systemd's journal, which adds the time and knows levels."""
+
     inherited: Mapping[str, str] = field(repr=False)
     """Every variable as it was given, secrets among them."""
 
@@ -54,6 +62,10 @@ class Environment:
             token=given.get("DISPATCHCTL_TOKEN") or None,
             database=given.get("DISPATCHCTL_DB") or None,
             config=given.get("DISPATCHCTL_CONFIG") or None,
+            notify_socket=given.get("NOTIFY_SOCKET") or None,
+            watchdog_usec=_whole(given.get("WATCHDOG_USEC")),
+            in_service=bool(given.get("INVOCATION_ID")),
+            to_journal=bool(given.get("JOURNAL_STREAM")),
             inherited=given,
         )
 
@@ -66,6 +78,10 @@ def _absolute(variables: Mapping[str, str], name: str) -> Path | None:
     """A directory from a variable; XDG says to ignore one that is relative."""
     value = variables.get(name, "")
     return Path(value) if os.path.isabs(value) else None
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdecimal() else None
 
 
 def _home_of(uid: int) -> Path:

@@ -14,7 +14,8 @@ from dispatchctl.errors import UsageError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
-Commands = tuple[tuple[str, ...], ...]
+Command = tuple[str, ...]
+Commands = tuple[Command, ...]
 
 _SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -84,6 +85,20 @@ def choice(options: type[E]) -> Kind[E]:
     return Kind(" or ".join(names), " or ".join(names), options, str)
 
 
+def choices(options: type[E]) -> Kind[tuple[E, ...]]:
+    names = ", ".join(f'"{option.value}"' for option in options)
+
+    def read(value: object) -> tuple[E, ...]:
+        if not isinstance(value, list):
+            raise ValueError
+        return tuple(dict.fromkeys(options(each) for each in value))
+
+    def show(value: tuple[E, ...]) -> object:
+        return [str(each) for each in value]
+
+    return Kind("list of names", f"a list of some of {names}", read, show, from_text=_toml_value)
+
+
 def _text(test: Callable[[str], bool]) -> Callable[[object], str]:
     """A reader of one line of text, without control characters, that passes `test`."""
 
@@ -121,6 +136,17 @@ def _commands(value: object) -> Commands:
         if not all(isinstance(word, str) and "\0" not in word for word in command):
             raise ValueError
     return tuple(tuple(command) for command in value)
+
+
+def _command(value: object) -> Command:
+    return _commands([value])[0] if value != [] else ()
+
+
+def _urls(value: object) -> Command:
+    found = _command(value)
+    if not all("://" in url and url.isprintable() and " " not in url for url in found):
+        raise ValueError
+    return found
 
 
 def _flag(value: object) -> bool:
@@ -167,4 +193,8 @@ SOCKET = Kind(
     str,
     expands=True,
 )
+COMMAND = Kind(
+    "command", 'a list of words, such as ["notify-me", "--loud"]; empty: none', _command, list, from_text=_toml_value
+)
+URLS = Kind("list of URLs", 'a list of URLs such as ["ntfy://my-topic"]', _urls, list, from_text=_toml_value)
 COMMANDS = Kind("list of commands", _COMMANDS_ALLOWED, _commands, list, from_text=_toml_value)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from dispatchctl.config.kinds import (
     BRANCH,
+    COMMAND,
     COMMANDS,
     DIRECTORY,
     FLAG,
@@ -18,9 +19,12 @@ from dispatchctl.config.kinds import (
     PROGRAM,
     REVISION,
     SOCKET,
+    URLS,
+    Command,
     Commands,
     Kind,
     choice,
+    choices,
     duration,
     size,
     whole,
@@ -47,6 +51,20 @@ class Uncommitted(StrEnum):
 
     REVIEW = "review"
     COMMIT = "commit"
+
+
+class Notice(StrEnum):
+    """What a user may be told of."""
+
+    BLOCKED = "blocked"
+    IN_REVIEW = "in_review"
+    FAILED = "failed"
+    DONE = "done"
+    STALLED = "stalled"
+    EMPTY = "empty"
+
+
+Notices = tuple[Notice, ...]
 
 
 class StallAction(StrEnum):
@@ -86,6 +104,12 @@ class Dispatch:
     """How tasks are started and ended."""
 
     max_running: int = setting(whole(1, 1_000), 8, "How many agents may run at once, over all repositories.")
+    max_per_repo: int = setting(
+        whole(0, 1_000),
+        0,
+        "How many of them may run at once in one repository; 0: no limit of its own.",
+        Scope.REPOSITORY,
+    )
     launch_timeout: int = setting(duration(1), "30s", "How long an agent's window may take to start the agent.")
     report_grace: int = setting(duration(), "30s", "After done or fail, how long a session has to end by itself.")
     kill_grace: int = setting(duration(), "10s", "How long a process has between TERM and KILL.")
@@ -111,9 +135,45 @@ class TaskDefaults:
         duration(), "12h", "How long a run may take, asleep not counted; 0: no limit.", Scope.REPOSITORY
     )
     review: bool = setting(FLAG, False, "Whether a human looks at the work before it is done.", Scope.REPOSITORY)
+    parent_results: bool = setting(
+        FLAG, True, "Whether the prompt ends with the results of the tasks that it runs after.", Scope.REPOSITORY
+    )
     uncommitted: Uncommitted = setting(  # noqa: RUF009 - an enum's member is shared anyway
         choice(Uncommitted), "review", "What becomes of changes that the agent did not commit.", Scope.REPOSITORY
     )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The daemon."""
+
+    interval: int = setting(duration(1), "5s", "How long it sleeps at most; it wakes when something happens.")
+    launches: int = setting(whole(1, 100), 4, "How many tasks it starts at the same time.")
+
+
+@dataclass(frozen=True)
+class Notify:
+    """What you are told of, and how. Sent by `dispatchctl watch`."""
+
+    on: Notices = setting(  # noqa: RUF009 - a tuple
+        choices(Notice), ["blocked", "in_review", "failed", "stalled", "empty"], "What you are told of."
+    )
+    tmux: bool = setting(FLAG, True, "A message and a bell in the tmux clients that show the task's server.")
+    desktop: bool = setting(FLAG, False, "A notification of the desktop (notify-send, osascript).")
+    command: Command = setting(  # noqa: RUF009 - a tuple
+        COMMAND, [], "A command of yours, which gets each notice as JSON on its standard input."
+    )
+    urls: Command = setting(  # noqa: RUF009 - a tuple
+        URLS, [], "Services, as URLs of apprise: pip install 'dispatchctl[apprise]'."
+    )
+    timeout: int = setting(duration(1), "30s", "How long each of them may take.")
+
+
+@dataclass(frozen=True)
+class History:
+    """What is kept of what happened."""
+
+    keep: int = setting(duration(), "0", "How long `prune` keeps the events of finished tasks; 0: for ever.")
 
 
 @dataclass(frozen=True)
@@ -157,6 +217,7 @@ class Tools:
 
     git: str = setting(PROGRAM, "git", "git.")
     tmux: str = setting(PROGRAM, "tmux", "tmux.")
+    gh: str = setting(PROGRAM, "gh", "GitHub's command line, for `merge --pr`.")
 
 
 @dataclass(frozen=True)
@@ -178,6 +239,7 @@ class Sections:
     """Every section with its defaults."""
 
     dispatch: Dispatch = Dispatch()
+    watch: Watch = Watch()
     task: TaskDefaults = TaskDefaults()
     worktrees: Worktrees = Worktrees()
     hooks: Hooks = Hooks()
@@ -186,6 +248,8 @@ class Sections:
     tools: Tools = Tools()
     output: Output = Output()
     store: Store = Store()
+    notify: Notify = Notify()
+    history: History = History()
 
 
 SECTIONS: Mapping[str, Any] = {section.name: section.type for section in fields(Sections)}

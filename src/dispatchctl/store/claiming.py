@@ -1,16 +1,20 @@
-"""The claim: a ready task gets a run, and with it every name that the run will use."""
+"""The claim: a ready task gets a run, and with it every name that the run will use.
+
+Which task: neither paused nor over a limit, by priority, then age. The choice is one walk along the index of claimable
+tasks, which also holds what pauses and limits go by, so that what may not be started is stepped over without being read.
+"""
 
 from collections.abc import Collection
 from typing import Any
 
 from dispatchctl.errors import QueueFull, Refused
-from dispatchctl.store.ledger import Act, Ledger
-from dispatchctl.store.protocol import Claimant
-from dispatchctl.store.rows import having_labels
+from dispatchctl.store.ledger import Act
+from dispatchctl.store.limits import Full, Limiting, allowed, repo_option
+from dispatchctl.store.protocol import Claimant, Room
 from dispatchctl.task import Actor, Phase, Run, Status, Task
 
 
-class Claiming(Ledger):
+class Claiming(Limiting):
     """The one verb that opens a run."""
 
     def claim(
@@ -20,7 +24,7 @@ class Claiming(Ledger):
         task: int | None = None,
         labels: Collection[str] = (),
         besides: Collection[int] = (),
-        max_running: int,
+        room: Room,
         actor: Actor,
         at: int,
     ) -> Run | None:
@@ -30,10 +34,9 @@ class Claiming(Ledger):
                 "UPDATE tasks INDEXED BY tasks_deferred SET due = 1 WHERE status = 'ready' AND due = 0 AND not_before <= ?",
                 (at,),
             )
-            chosen = self._best(labels, besides) if task is None else self._wanted(task, besides)
+            chosen = self._best(labels, besides, room) if task is None else self._wanted(task, besides, room)
             if chosen is None:
                 return None
-            self._refuse_crowd(max_running)
             columns = self._new_run(chosen, claimant, at)
             places = ", ".join(f":{column}" for column in columns)
             self._database.execute(
@@ -44,14 +47,6 @@ class Claiming(Ledger):
             changes = self._change_task(chosen, act, Status.IN_PROGRESS, newest)
             self._record(chosen, act, Status.IN_PROGRESS, claimant.token, changes, columns)
             return self.run(claimant.token)
-
-    def _refuse_crowd(self, max_running: int) -> None:
-        open_runs = self._database.row("SELECT count(*) FROM runs INDEXED BY runs_open WHERE phase <> 'closed'")[0]
-        if open_runs >= max_running:
-            raise QueueFull(
-                f"{open_runs} runs are open and the limit is {max_running}",
-                f"dispatchctl dispatch --max-running {open_runs + 1}",
-            )
 
     def _new_run(self, task: Task, claimant: Claimant, at: int) -> dict[str, Any]:
         """The columns of the task's next run; those left out are not known yet."""
@@ -77,6 +72,8 @@ class Claiming(Ledger):
             "claimed_at": at,
             "socket": names.socket,
             "session": names.session,
+            "agent_session": names.agent_session,
+            "ready_at": task.ready_at,
             "owns_tree": 0,
             "owns_branch": 0,
         }
@@ -90,19 +87,24 @@ class Claiming(Ledger):
                 (kind, path, program),
             )
 
-    def _best(self, labels: Collection[str], besides: Collection[int]) -> Task | None:
-        where, values = having_labels(labels)
-        where += " AND id <> ?" * len(besides)
-        values += besides
-        row = self._database.row(
+    def _best(self, labels: Collection[str], besides: Collection[int], room: Room) -> Task | None:
+        """The first task that may be claimed; None if none could be, and `QueueFull` if only what is full keeps them."""
+        full = self._full(room)
+        row = None if full.all else self._first(labels, besides, full)
+        if row is None and full and self._first(labels, besides, Full()) is not None:
+            raise QueueFull(full.why, full.hint)
+        return self.task(row[0]) if row else None
+
+    def _first(self, labels: Collection[str], besides: Collection[int], full: Full) -> Any:
+        where, values = allowed(labels, besides, full)
+        return self._database.row(
             f"""SELECT id FROM tasks INDEXED BY tasks_claimable
                 WHERE status = 'ready' AND waits = 0 AND due = 1{where} ORDER BY priority, id LIMIT 1""",
             tuple(values),
         )
-        return self.task(row[0]) if row else None
 
-    def _wanted(self, task: int, besides: Collection[int]) -> Task:
-        """The named task if it can be claimed now. Raises `Refused` with the reason if not."""
+    def _wanted(self, task: int, besides: Collection[int], room: Room) -> Task:
+        """The named task if it can be claimed now. Raises `Refused` with the reason if not, `QueueFull` for a limit."""
         wanted = self.task(task)
         if task in besides:
             raise Refused(f"task {task} is held: an agent of it may still be alive", "dispatchctl doctor")
@@ -115,6 +117,13 @@ class Claiming(Ledger):
             )
         if self._database.row("SELECT 1 FROM tasks WHERE id = ? AND due = 0", (task,)):
             raise Refused(f"task {task} is not to start yet", f"dispatchctl edit {task} --not-before now")
+        full = self._full(room)
+        for repo in ("", wanted.repo):
+            if repo in full.paused:
+                what = f"{repo} is" if repo else "the queue is"
+                raise Refused(f"task {task} was not started: {what} paused", f"dispatchctl unpause{repo_option(repo)}")
+        if full.all or wanted.repo in full.repos or wanted.agent in full.agents:
+            raise QueueFull(full.why_not(wanted.repo, wanted.agent), full.hint)
         return wanted
 
 

@@ -13,6 +13,9 @@ from dispatchctl.task import NEXT, NEXT_PHASE, Actor, Phase, Run, Status, Task
 Columns = Mapping[str, Any]
 """Changed columns of one row. The names come from this package or are checked by it, never from outside."""
 
+READY_AT = "CASE WHEN status = 'ready' AND waits = 0 THEN max(?1, ifnull(not_before, 0)) END"
+"""Since when nothing but room keeps a task from being claimed, at ?1; null while something else does."""
+
 PARENTS_ARE = "after"
 """Among the changed columns of a task, its parents: rows of another table, which the caller has written."""
 
@@ -82,14 +85,20 @@ class Ledger:
         if "not_before" in changes:
             due = "due = (not_before IS NULL OR not_before <= ?)"
             self._database.execute(f"UPDATE tasks SET {due} WHERE id = ?", (act.at, task.id))
+        if "status" in changes or changes.keys() & {"not_before", PARENTS_ARE}:
+            self._database.execute(f"UPDATE tasks SET ready_at = {READY_AT} WHERE id = ?2", (act.at, task.id))
         if to is not None and (to is Status.DONE) is not (task.status is Status.DONE):
-            self._count_for_children(task, -1 if to is Status.DONE else 1)
+            self._count_for_children(task, -1 if to is Status.DONE else 1, act.at)
         return changes
 
-    def _count_for_children(self, task: Task, step: int) -> None:
+    def _count_for_children(self, task: Task, step: int, at: int) -> None:
         """Keep the counters of unfinished parents, in the transaction that finishes or reopens the parent."""
         children = "(SELECT task FROM after WHERE parent = ?)"
         self._database.execute(f"UPDATE tasks SET waits = waits + ? WHERE id IN {children}", (step, task.id))
+        self._database.execute(
+            f"UPDATE tasks SET ready_at = {READY_AT} WHERE waits <= 1 AND id IN (SELECT task FROM after WHERE parent = ?2)",
+            (at, task.id),
+        )
 
     def _update(self, table: str, changes: Columns, key: tuple[str, Any], expected: tuple[str, str]) -> None:
         """UPDATE the one row with that key that still is as expected. Raises `Refused` if it is not."""

@@ -6,7 +6,7 @@ the epoch. A second backend is one module that passes `tests/store`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Phase, Report, Run, Status, Task
@@ -28,6 +28,7 @@ class Names:
     step_lock: str
     socket: str
     session: str
+    agent_session: str | None = None
     tmux: str = ""
     git: str = ""
     """The programs that are used there, by their absolute paths: whoever comes later may have another PATH, or none."""
@@ -50,6 +51,36 @@ class Sighting:
     output_size: int
     heartbeat_at: int | None
     stirred_awake: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many runs may be open at once: in all, in one repository, of one agent. 0 is no limit.
+
+    `in_repository` holds the limits of the repositories that were looked at, None where none has any; one that is missing
+    where it matters is asked for by `UnknownLimit`. An agent that is missing has none.
+    """
+
+    in_all: int
+    in_repository: Mapping[str, int] | None = None
+    of_agent: Mapping[str, int] = field(default_factory=dict)
+
+
+class UnknownLimit(Exception):
+    """A claim needs the limit of a repository; nothing was changed. Never leaves `launch.claim`."""
+
+    def __init__(self, repo: str) -> None:
+        super().__init__(repo)
+        self.repo = repo
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Nothing is started in the repository, or where `repo` is empty in none, since `at` (milliseconds)."""
+
+    repo: str
+    at: int
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +146,12 @@ class Store(Protocol):
     def cancel(self, task: int, *, at: int) -> Task:
         """→ cancelled, for a task without an open run."""
 
+    def pause(self, repo: str, *, reason: str | None, at: int) -> bool:
+        """Have nothing claimed in the repository, or with '' in any; False if it is paused already, and stays as it is."""
+
+    def unpause(self, repo: str) -> bool:
+        """Have tasks claimed there again; False if it was not paused. A pause of the whole queue is another one."""
+
     def unblock(self, task: int, *, note: str | None, at: int) -> Task:
         """blocked → in_progress where its session is open, else → ready."""
 
@@ -129,8 +166,25 @@ class Store(Protocol):
     ) -> list[Task]:
         """Those that need a human first, then the rest by status; the finished ones newest first. `limit` 0 is all."""
 
-    def claimable(self, *, at: int, limit: int, labels: Collection[str] = ()) -> list[Task]:
-        """What would be claimed next, in order."""
+    def claimable(
+        self,
+        *,
+        at: int,
+        limit: int,
+        labels: Collection[str] = (),
+        besides: Collection[int] = (),
+        room: Room | None = None,
+    ) -> list[Task]:
+        """What would be claimed next, in order, paused repositories left out; with `room` also what is over its limits.
+
+        With `room`, the answer is empty where no run may be opened. `limit` 0 is all. Raises `UnknownLimit`.
+        """
+
+    def next_due(self, *, at: int) -> int | None:
+        """When the next task that waits for nothing but its time comes to be claimable; None if there is none."""
+
+    def pauses(self) -> list[Pause]:
+        """What is paused, the whole queue first."""
 
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
         """The unfinished parents of each of the tasks; those without any are left out."""
@@ -164,6 +218,15 @@ class Store(Protocol):
 
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]: ...
 
+    def cursor(self, name: str) -> int | None:
+        """The last event that the reader of that name has dealt with; None if it has never said."""
+
+    def move_cursor(self, name: str, event: int) -> bool:
+        """Note that the reader has dealt with everything up to the event; False if it had come as far before."""
+
+    def last_event(self) -> int:
+        """The id of the newest event; 0 if there is none."""
+
     def version(self) -> int:
         """Changes when another connection has committed something; costs microseconds."""
 
@@ -175,13 +238,14 @@ class Store(Protocol):
         task: int | None = None,
         labels: Collection[str] = (),
         besides: Collection[int] = (),
-        max_running: int,
+        room: Room,
         actor: Actor,
         at: int,
     ) -> Run | None:
         """Give the best claimable task but `besides`, or `task`, a new run in phase launching; None if there is none.
 
-        Raises `Refused` when `task` cannot be claimed, and `Busy` when `max_running` runs are open.
+        Raises `Refused` when `task` cannot be claimed, `QueueFull` when only the limits or a pause keep tasks from it, and
+        `UnknownLimit`.
         """
 
     def note_base(self, token: str, *, base_commit: str, owns_tree: bool, owns_branch: bool, at: int) -> Run:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.store.ledger import Ledger
-from dispatchctl.store.protocol import Place, Sighting
+from dispatchctl.store.limits import Full, Limiting, allowed
+from dispatchctl.store.protocol import Place, Room, Sighting
 from dispatchctl.store.rows import SELECT_EVENT, SELECT_RUN, SELECT_TASK, having_labels, to_event, to_run, to_task
 from dispatchctl.task import Event, Run, Status, Task
 
@@ -28,7 +28,7 @@ ORDER = {
 }
 
 
-class Reading(Ledger):
+class Reading(Limiting):
     """The reading half of the store."""
 
     def tasks(
@@ -57,16 +57,54 @@ class Reading(Ledger):
         )
         return [to_task(row) for row in rows]
 
-    def claimable(self, *, at: int, limit: int, labels: Collection[str] = ()) -> list[Task]:
-        """The tasks that a claim at this time would take, in its order."""
-        where, values = having_labels(labels)
-        rows = self._database.rows(
-            f"""{SELECT_TASK} WHERE tasks.status = 'ready' AND tasks.waits = 0
-                AND (tasks.due = 1 OR tasks.not_before <= ?){where}
-                ORDER BY tasks.priority, tasks.id LIMIT ?""",
-            (at, *values, limit or -1),
+    def claimable(
+        self,
+        *,
+        at: int,
+        limit: int,
+        labels: Collection[str] = (),
+        besides: Collection[int] = (),
+        room: Room | None = None,
+    ) -> list[Task]:
+        """The tasks that a claim at this time would take, in its order; the two walks are merged by the sort."""
+        with self._database.reading():
+            full = Full(repos={pause.repo: "" for pause in self.pauses()}) if room is None else self._full(room)
+            if full.all or "" in full.repos:
+                return []
+            where, values = allowed(labels, besides, full)
+            found = []
+            for index, condition in (("tasks_claimable", "due = 1"), ("tasks_deferred", "due = 0 AND not_before <= ?")):
+                rows = self._database.rows(
+                    f"""SELECT id, priority FROM tasks INDEXED BY {index} WHERE status = 'ready' AND waits = 0
+                        AND {condition}{where} ORDER BY priority, id LIMIT ?""",
+                    (*([at] if "?" in condition else []), *values, limit or -1),
+                )
+                found += [(row[1], row[0]) for row in rows]
+            return [self.task(task) for _, task in sorted(found)[: limit or None]]
+
+    def next_due(self, *, at: int) -> int | None:
+        """The first `not_before` after this moment, of tasks that wait for nothing else."""
+        row = self._database.row(
+            """SELECT min(not_before) FROM tasks INDEXED BY tasks_deferred
+               WHERE status = 'ready' AND due = 0 AND waits = 0 AND not_before > ?""",
+            (at,),
         )
-        return [to_task(row) for row in rows]
+        return None if row[0] is None else int(row[0])
+
+    def cursor(self, name: str) -> int | None:
+        """How far the reader has come."""
+        row = self._database.row("SELECT event FROM cursors WHERE name = ?", (name,))
+        return None if row is None else int(row[0])
+
+    def move_cursor(self, name: str, event: int) -> bool:
+        """Only forwards, so that of two readers of one name one gets each event."""
+        with self._database:
+            sql = "INSERT INTO cursors VALUES (?1, ?2) ON CONFLICT DO UPDATE SET event = ?2 WHERE event < ?2"
+            return self._database.execute(sql, (name, event)) == 1
+
+    def last_event(self) -> int:
+        """The newest event's id."""
+        return int(self._database.row("SELECT ifnull(max(id), 0) FROM events")[0])
 
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
         """The unfinished parents of each of the tasks."""

@@ -155,7 +155,30 @@ VERSION_2: tuple[str, ...] = (
 )
 """What reconcile needs: times awake, in milliseconds of the clock that stands still while the machine sleeps."""
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (VERSION_1, VERSION_2)
+VERSION_3: tuple[str, ...] = (
+    "ALTER TABLE runs ADD COLUMN agent_session TEXT",
+    "ALTER TABLE runs ADD COLUMN ready_at INTEGER",
+    "ALTER TABLE runs ADD COLUMN merged TEXT",
+    "ALTER TABLE runs ADD COLUMN pull_request TEXT",
+    "ALTER TABLE tasks ADD COLUMN ready_at INTEGER",  # derived: since when nothing but room keeps it from being claimed
+    "UPDATE tasks SET ready_at = max(updated_at, ifnull(not_before, 0)) WHERE status = 'ready' AND waits = 0",
+    "DROP INDEX tasks_claimable",
+    """CREATE INDEX tasks_claimable ON tasks (priority, id, repo, agent)
+        WHERE status = 'ready' AND waits = 0 AND due = 1""",
+    "CREATE INDEX runs_ended ON runs (closed_at) WHERE phase = 'closed'",
+    """CREATE TABLE pauses (       -- what is not to be started: the repository, or with '' the whole queue
+        repo TEXT PRIMARY KEY CHECK (repo = '' OR repo GLOB '/*'),
+        at INTEGER NOT NULL,
+        reason TEXT
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE cursors (      -- the last event that a reader of events has dealt with
+        name TEXT PRIMARY KEY,
+        event INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+"""What the queue needs: pauses, limits by repository and agent, the agent's own session, what became of the work."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (VERSION_1, VERSION_2, VERSION_3)
 """What takes a file from version n to n + 1, at index n. Only ever appended to."""
 
 

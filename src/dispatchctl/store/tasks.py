@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dispatchctl.errors import NoSuchTask, Refused
-from dispatchctl.store.ledger import PARENTS_ARE, Act, Ledger
+from dispatchctl.store.ledger import PARENTS_ARE, READY_AT, Act, Ledger
 from dispatchctl.task import Actor, NewTask, Report, Status, Task
 
 EDITABLE = frozenset(
@@ -49,6 +49,7 @@ class TaskVerbs(Ledger):
         )
         task = self._database.last_id()
         self._link(task, new.after)
+        self._database.execute(f"UPDATE tasks SET ready_at = {READY_AT} WHERE id = ?2", (at, task))
         detail = {"task": {**columns, PARENTS_ARE: sorted(set(new.after))}}
         self._write_event(task, None, Act("added", actor, at), (None, Status(columns["status"])), detail)
         return task
