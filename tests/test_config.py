@@ -91,6 +91,7 @@ def test_every_default_is_one_that_a_user_may_write(key: str) -> None:
 
 def test_a_repository_may_set_only_what_cannot_execute() -> None:
     assert {key for key, entry in SETTINGS.items() if entry.scope is Scope.REPOSITORY} == {
+        "dispatch.max_per_repo",
         "task.agent",
         "task.base",
         "task.priority",
@@ -98,6 +99,7 @@ def test_a_repository_may_set_only_what_cannot_execute() -> None:
         "task.recoveries",
         "task.timeout",
         "task.review",
+        "task.parent_results",
         "task.uncommitted",
         "worktrees.branch",
     }
@@ -310,10 +312,10 @@ def test_an_option_with_a_wrong_value_is_refused(env: Env) -> None:
         (
             "[repositories.'/r']\ndispatch.max_running = 3",
             2,
-            "may not set dispatch.max_running, only task.agent",
+            "may not set dispatch.max_running, only dispatch.max_per_repo",
             "set it",
         ),
-        ("[repositories.'/r'.agents.x]\nargv = []", 1, "may not set agents.x, only task.agent", "set it in"),
+        ("[repositories.'/r'.agents.x]\nargv = []", 1, "may not set agents.x, only dispatch.max_per_repo", "set it in"),
         ("[repositories.'/r']\ntask.agnt = 'x'", 2, "there is no setting task.agnt", "task.agent"),
     ],
 )
@@ -350,7 +352,7 @@ def test_a_repository_cannot_set_what_executes(
     with pytest.raises(UsageError) as caught:
         load(env(), repo=repo)
     line = 2 if "[" in text.splitlines()[1] and key[0] in "ar" else 3
-    expected = f"{file}, line {line}: a repository's own file may not set {key}, only task.agent, task.base,"
+    expected = f"{file}, line {line}: a repository's own file may not set {key}, only dispatch.max_per_repo,"
     assert caught.value.message.startswith(expected)
     user = tmp_path / "home/.config/dispatchctl/config.toml"
     assert caught.value.hint == "set it in " + hint.replace("{user}", str(user)).replace("{repo}", str(repo))
@@ -563,6 +565,10 @@ def test_the_environment_is_read_once_and_whole() -> None:
         "DISPATCHCTL_TOKEN": "0123abcd",
         "DISPATCHCTL_DB": "/db",
         "DISPATCHCTL_CONFIG": "/config",
+        "NOTIFY_SOCKET": "@notify",
+        "WATCHDOG_USEC": "120000000",
+        "INVOCATION_ID": "5f",
+        "JOURNAL_STREAM": "8:12",
         "SECRET": "s3cret",
     }
     read = Environment.read(given, uid=7)
@@ -583,6 +589,10 @@ def test_the_environment_is_read_once_and_whole() -> None:
         token="0123abcd",
         database="/db",
         config="/config",
+        notify_socket="@notify",
+        watchdog_usec=120_000_000,
+        in_service=True,
+        to_journal=True,
         inherited=given,
     )
     given["LATER"] = "1"
