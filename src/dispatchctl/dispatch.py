@@ -4,7 +4,7 @@ The path of a task: `reconcile` makes every status true, `launch.claim` takes th
 undoes them, the `launcher` in the window runs the agent and records its end.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dispatchctl.errors import DispatchctlError, QueueFull, Refused
@@ -31,6 +31,8 @@ class Dispatched:
     failed: list[Failure] = field(default_factory=list)
     full: QueueFull | None = None
     repaired: list[Done] = field(default_factory=list)
+    held: frozenset[int] = frozenset()
+    """Tasks that were left alone, since an agent of theirs may be alive that no open run owns."""
 
 
 def dispatch(
@@ -41,17 +43,18 @@ def dispatch(
     labels: Collection[str] = (),
     max_running: int | None = None,
     actor: Actor = Actor.DISPATCH,
+    claimed: Callable[[Task], None] = lambda _: None,
 ) -> Dispatched:
     """Start the named tasks, or ready ones while there are any, there is room, and fewer than `most` were started.
 
     Before the first claim every status is made true: recovery is exercised every day, not only after a disaster. One task's
-    failure does not keep the rest from starting. Raises `Unavailable` before anything is claimed if git or tmux cannot be
+    failure does not keep the rest from starting. `claimed` hears of each task that was claimed. Raises `Unavailable` before anything is claimed if git or tmux cannot be
     used at all.
     """
     check_tools(runtime)
     room = room_for(runtime, max_running)
     mended = reconcile(runtime, actor=actor)
-    done = Dispatched(repaired=mended.done)
+    done = Dispatched(repaired=mended.done, held=mended.held)
     for wanted in tasks or _endless(most):
         try:
             held = claim(runtime, wanted, labels=labels, besides=mended.held, room=room, actor=actor)
@@ -67,6 +70,7 @@ def dispatch(
             continue
         if held is None:
             return done
+        claimed(held.task)
         try:
             done.started.append(start(held, actor=actor))
         except DispatchctlError as error:

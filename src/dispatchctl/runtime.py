@@ -50,11 +50,21 @@ class Runtime:
         """The user's settings, without any repository's."""
         return load(self.environment, config_option=self.config_option)
 
+    def anew(self, settings: Settings | None = None) -> "Runtime":
+        """The same with nothing opened yet, for a forked process; with other settings, if they were read again."""
+        runtime = Runtime(self.environment, self.db_option, self.config_option, self.private_tmux)
+        runtime.settings = self.settings if settings is None else settings
+        return runtime
+
     def settings_for(self, repo: str) -> Settings:
         """The settings in that repository. Raises `UsageError` for a file that is not valid."""
         if repo not in self._of_repository:
             self._of_repository[repo] = self.settings.for_repository(Path(repo))
         return self._of_repository[repo]
+
+    def forget_repositories(self) -> None:
+        """Read the repositories' own files again when they are asked for."""
+        self._of_repository.clear()
 
     @cached_property
     def database(self) -> Path:
@@ -152,6 +162,11 @@ class Runtime:
     def boot_id(self) -> str:
         """The id of this boot of it."""
         return processes.boot_id()
+
+
+def watch_lock(runtime: Runtime) -> str:
+    """The file that the one daemon of a database holds locked, with its pid in it."""
+    return str(runtime.state / "watch.lock")
 
 
 def session_id(database: str, token: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("look", LOOK),
     "wait": ("look", LOOK),
     "dispatch": ("work", WORK),
+    "watch": ("watch", WORK),
     "reconcile": ("work", WORK),
     "doctor": ("doctor", WORK),
     "attach": ("work", WORK),

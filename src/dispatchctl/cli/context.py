@@ -78,7 +78,12 @@ class Cli:
         return Output(self.as_json, self.given.quiet, self.environment.no_color)
 
     def say_unattended(self, what: str) -> None:
-        """Say that `what` is ready and that nothing will start it by itself."""
+        """Say that `what` is ready and that nothing will start it by itself, if no daemon does."""
+        from dispatchctl.processes import is_locked
+        from dispatchctl.runtime import watch_lock
+
+        if is_locked(watch_lock(self.runtime)):
+            return
         self.output.story(f"no dispatcher is running, so nothing starts {what} by itself: dispatchctl dispatch")
 
     def show_task(self, task: Task, line: str) -> None:
