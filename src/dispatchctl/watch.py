@@ -5,8 +5,9 @@ queue before a write) is done by workers, forked from it: a reconcile at every i
 each task that is to be started. So a hook that hangs keeps its own task waiting and nothing else, and the loop hears a signal
 at once. Nothing here is remembered that the database does not know: killed at any instruction, the next start goes on.
 
-It wakes when another process commits to the database (`Store.version`, looked at ten times a second), when a task's
-`not_before` comes, when a worker tells something, and for signals.
+It wakes when another process commits to the database (inotify says that a file beside it was written to, `Store.version` that
+it was a commit; where there is no inotify, it looks ten times a second), when a task's `not_before` comes, when a worker tells
+something, and for signals.
 """
 
 import os
@@ -18,13 +19,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from dispatchctl import processes, workers
+from dispatchctl import inotify, processes, workers
 from dispatchctl.config import SETTINGS, Settings
 from dispatchctl.dispatch import dispatch
 from dispatchctl.errors import Busy, DispatchctlError, QueueFull, Refused
-from dispatchctl.launch import room_for, within_limits
 from dispatchctl.plan import Kind
 from dispatchctl.reconcile import Done, reconcile
+from dispatchctl.room import room_for, within_limits
 from dispatchctl.runtime import Runtime, now, watch_lock
 from dispatchctl.store import open_store
 from dispatchctl.supervisor import Supervisor
@@ -32,7 +33,9 @@ from dispatchctl.task import Actor, Event, Status
 from dispatchctl.workers import Tell, Worker
 
 LOOK_EVERY_S = 0.1
-"""How often it is looked whether the database has changed; an `add` is seen at most so late."""
+"""How often it is looked whether the database has changed, where nothing tells of that; an `add` is seen at most so late."""
+CHECK_EVERY_S = 1.0
+"""How often it is looked where inotify tells: a clock that was set has to be noticed all the same."""
 PATIENT_S = 1.0
 """Seconds that the loop's own few writes wait for other writers; they are tried again at the next turn."""
 LONG_S = 10.0
@@ -171,6 +174,7 @@ class _Watch:
         self.version: int | None = None
         self.next_due: int | None = None
         self.file: tuple[int, int] | None = None
+        self.changes = inotify.listen(str(runtime.database.parent))
         self.signals, self.wake = os.pipe()
         for descriptor in (self.signals, self.wake):
             os.set_blocking(descriptor, False)
@@ -199,8 +203,8 @@ class _Watch:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(-1)
-            os.close(self.signals)
-            os.close(self.wake)
+            for descriptor in self._own():
+                os.close(descriptor)
 
     def _turn(self, part: Callable[[], None]) -> None:
         """One part of a turn; what keeps it from its work now is said, and it is tried again."""
@@ -264,9 +268,13 @@ class _Watch:
 
     def _fork(self, name: str, work: Callable[[Runtime, Tell], None]) -> None:
         runtime = self.runtime
-        dropping = (self.lock.descriptor, self.signals, self.wake, *(worker.pipe for worker in self.workers))
+        dropping = (self.lock.descriptor, *self._own(), *(worker.pipe for worker in self.workers))
         worker = workers.fork(name, lambda tell: work(runtime.anew(), tell), dropping=dropping)
         self.workers.append(worker)
+
+    def _own(self) -> list[int]:
+        """The descriptors that are the loop's alone."""
+        return [self.signals, self.wake, *([self.changes.descriptor] if self.changes else [])]
 
     def _is_under_way(self, name: str) -> bool:
         return any(worker.name == name for worker in self.workers)
@@ -394,20 +402,34 @@ class _Watch:
     def _sleep(self) -> None:
         """Wait until there is something to do, which costs next to nothing."""
         poll = select.poll()
-        for descriptor in (self.signals, *(worker.pipe for worker in self.workers)):
-            poll.register(descriptor, select.POLLIN)
-        while not poll.poll(LOOK_EVERY_S * 1000):
-            if self._has_something() or any(attendant.busy for attendant in self.attendants):
-                return
+        for descriptor in (*self._own(), *(worker.pipe for worker in self.workers)):
+            if descriptor != self.wake:
+                poll.register(descriptor, select.POLLIN)
+        while not self._has_something():
+            heard = [descriptor for descriptor, _ in poll.poll(self._patience() * 1000)]
+            if self.changes is not None:
+                self.changes.forget()
+            if any(descriptor not in self._own() for descriptor in heard):
+                break  # a worker
+            if self.signals in heard:
+                os.read(self.signals, 1 << 10)
+                break
             self.supervisor.ping()
-        try:
-            os.read(self.signals, 1 << 10)
-        except BlockingIOError:
-            pass  # it was a worker
+
+    def _patience(self) -> float:
+        """Seconds until something is due, or has to be looked at."""
+        if self.changes is None or any(attendant.busy for attendant in self.attendants):
+            return LOOK_EVERY_S
+        waits = [CHECK_EVERY_S, self.due - time.monotonic()]
+        if self.look:
+            waits.append(self.rests - time.monotonic())
+        if self.next_due is not None:
+            waits.append((self.next_due - now()) / 1000)
+        return max(0.0, min(waits)) + 0.001
 
     def _has_something(self) -> bool:
         at = time.monotonic()
-        if at >= self.due or (self.look and at >= self.rests):
+        if self.stopping or self.reload or at >= self.due or (self.look and at >= self.rests):
             return True
         if self.next_due is not None and now() >= self.next_due:
             return True
