@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dispatchctl.errors import DispatchctlError, QueueFull, Refused
-from dispatchctl.launch import claim, room_for, start
+from dispatchctl.launch import claim, start
 from dispatchctl.reconcile import Done, reconcile
+from dispatchctl.room import room_for
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Actor, Status, Task
 

@@ -9,13 +9,12 @@ The same undo serves whoever finds the run after a crash.
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from shlex import quote
-from typing import TypeVar
 
-from dispatchctl import intent, names, processes
+from dispatchctl import handover, intent, names, processes
 from dispatchctl.errors import (
     DispatchctlError,
     LaunchError,
@@ -27,14 +26,13 @@ from dispatchctl.errors import (
 from dispatchctl.faults import effect
 from dispatchctl.intent import Intent
 from dispatchctl.processes import Lock
+from dispatchctl.room import within_limits
 from dispatchctl.runtime import Runtime, jitter, new_token, now, session_id
 from dispatchctl.saga import UndoFailed, perform, unwind
 from dispatchctl.steps import STEPS, Launch
-from dispatchctl.store.protocol import Claimant, Names, Room, UnknownLimit
+from dispatchctl.store.protocol import Claimant, Names, Room
 from dispatchctl.task import Actor, Run, Task
 from dispatchctl.verdict import Cure, Policy
-
-Answer = TypeVar("Answer")
 
 UNDO_STOPPED = "; and the undo stopped at its "
 
@@ -77,32 +75,6 @@ def claim(
         raise
     drop_locks(owner, _lock_path(runtime, token, "step"))
     return None
-
-
-def room_for(runtime: Runtime, max_running: int | None = None) -> Room:
-    """How many runs may be open, by the settings and by what the user said for once."""
-    in_all = max_running or runtime.settings.dispatch.max_running
-    repos = {run.repo: _limit_in(runtime, run.repo) for run in runtime.store.open_runs()}
-    agents = {name: profile.max_running for name, profile in runtime.profiles.items() if profile.max_running}
-    return Room(in_all, repos, agents)
-
-
-def _limit_in(runtime: Runtime, repo: str) -> int:
-    """The repository's limit. An invalid file of it is reported by whoever starts something there."""
-    try:
-        return runtime.settings_for(repo).dispatch.max_per_repo
-    except UsageError:
-        return runtime.settings.dispatch.max_per_repo
-
-
-def within_limits(runtime: Runtime, room: Room, ask: Callable[[Room], Answer]) -> Answer:
-    """What the store answers, once it has the limit of every repository in which a run was opened meanwhile."""
-    while True:
-        try:
-            return ask(room)
-        except UnknownLimit as unknown:
-            known = {**(room.in_repository or {}), unknown.repo: _limit_in(runtime, unknown.repo)}
-            room = replace(room, in_repository=known)
 
 
 def _make_locks(runtime: Runtime) -> tuple[str, Lock]:
@@ -163,10 +135,22 @@ def name_run(runtime: Runtime, token: str, task: Task, number: int, earlier: Run
         step_lock=_lock_path(runtime, token, "step"),
         socket=runtime.socket,
         session=f"dispatch-{place}",
-        agent_session=session_id(str(runtime.database), token),
+        agent_session=_agent_session(runtime, token, task, earlier),
         tmux=runtime.tmux,
         git=runtime.git.program,
     )
+
+
+def _agent_session(runtime: Runtime, token: str, task: Task, earlier: Run | None) -> str:
+    """The session that the run continues, or else a new one."""
+    profile = runtime.profiles.get(task.agent)
+    can_resume = profile is not None and profile.resume is not None
+    own = session_id(runtime.store.id, earlier.token) if earlier is not None else ""
+    if handover.continues(earlier, task.agent, can_resume=can_resume, host=runtime.host, own=own):
+        assert earlier is not None
+        assert earlier.agent_session is not None
+        return earlier.agent_session
+    return session_id(runtime.store.id, token)
 
 
 def _lock_path(runtime: Runtime, token: str, kind: str) -> str:

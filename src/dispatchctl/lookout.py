@@ -7,8 +7,11 @@ from dataclasses import replace
 from typing import IO
 
 from dispatchctl.durations import format_time
-from dispatchctl.errors import Refused, TimedOut
+from dispatchctl.errors import Refused, TimedOut, UsageError
+from dispatchctl.room import room_for
 from dispatchctl.runtime import Runtime, now
+from dispatchctl.store.protocol import Room
+from dispatchctl.store.room import Obstacle
 from dispatchctl.task import FINISHED, Life, Outcome, Phase, Run, Status, Task
 
 PIECE = 1 << 16
@@ -17,42 +20,70 @@ MEND_EVERY_S = 5.0
 SETTLED = FINISHED | {Status.IN_REVIEW}
 
 
+NAMED = 5
+"""Parents that are named of what may be thousands."""
+
+
 def held(runtime: Runtime, tasks: Collection[Task]) -> dict[int, str]:
     """Why each of the ready tasks cannot be claimed now; those that can are left out."""
-    waiting = [task for task in tasks if task.status is Status.READY]
-    parents = runtime.store.parents([task.id for task in waiting if task.waits])
-    reasons: dict[int, str] = {}
-    for task in waiting:
+    reasons = waiting(runtime, tasks)
+    in_the_way = obstacles(runtime, [task for task in tasks if task.id not in reasons])
+    return reasons | {task: in_words(each) for task, each in in_the_way.items()}
+
+
+def waiting(runtime: Runtime, tasks: Collection[Task]) -> dict[int, str]:
+    """What each of the ready tasks waits for, other tasks or its time; those that do not wait are left out."""
+    ready = [task for task in tasks if task.status is Status.READY]
+    parents = runtime.store.parents([task.id for task in ready if task.waits])
+    reasons, at = dict[int, str](), now()
+    for task in ready:
         if task.id in parents:
-            reasons[task.id] = "; ".join(_unfinished(parent) for parent in parents[task.id])
-        elif task.not_before is not None and task.not_before > now():
+            reasons[task.id] = _after(parents[task.id])
+        elif task.not_before is not None and task.not_before > at:
             why = f" ({task.error})" if task.error else ""
             reasons[task.id] = f"not before {format_time(task.not_before)}{why}"
     return reasons
+
+
+def obstacles(runtime: Runtime, tasks: Collection[Task]) -> dict[int, Obstacle]:
+    """The pause or the limit that keeps each of the ready tasks; everything is counted once, however many there are."""
+    ready = [task for task in tasks if task.status is Status.READY]
+    if not ready:
+        return {}
+    of = keeper(runtime)
+    found = ((task.id, of(task.repo, task.agent)) for task in ready)
+    return {task: obstacle for task, obstacle in found if obstacle is not None}
+
+
+def keeper(runtime: Runtime) -> Callable[[str, str], Obstacle | None]:
+    """What tells the pause or the limit that keeps tasks of a repository and an agent, as everything is at this moment."""
+    occupied = runtime.store.occupied()
+    if not occupied.pauses and not occupied.repos:
+        return lambda repo, agent: None  # noqa: ARG005 - nothing is paused, and nothing runs
+    try:
+        room = room_for(runtime, occupied=occupied)
+    except UsageError:  # which `dispatch` reports; what else is known is shown
+        room = Room(runtime.settings.dispatch.max_running)
+    return lambda repo, agent: occupied.obstacle(room, repo, agent)
+
+
+def in_words(obstacle: Obstacle) -> str:
+    """What is in the way, and how to take it away where one command does."""
+    return f"{obstacle.why}: {obstacle.hint}" if obstacle.is_pause else obstacle.why
+
+
+def _after(parents: Sequence[Task]) -> str:
+    """Which tasks it waits for; of many those that somebody has to try again come first."""
+    if len(parents) <= NAMED:
+        return "; ".join(map(_unfinished, parents))
+    named = sorted(parents, key=lambda parent: parent.status not in (Status.FAILED, Status.CANCELLED))[:NAMED]
+    return f"{'; '.join(map(_unfinished, named))}; and {len(parents) - NAMED} more"
 
 
 def _unfinished(parent: Task) -> str:
     if parent.status in (Status.FAILED, Status.CANCELLED):
         return f"task {parent.id} is {parent.status}: dispatchctl retry {parent.id}"
     return f"after task {parent.id}, which is {parent.status}"
-
-
-def explain(runtime: Runtime, task: Task) -> str:
-    """Why the task is not running, or that it is."""
-    if task.status is not Status.READY:
-        return f"{task.status}{f': {task.error}' if task.error else ''}"
-    reason = held(runtime, [task]).get(task.id)
-    if reason:
-        return f"held: {reason}"
-    limit, running = runtime.settings.dispatch.max_running, len(runtime.store.open_runs())
-    if running >= limit:
-        return f"ready; {limit_reached(running, limit)}"
-    return "ready: dispatchctl dispatch"
-
-
-def limit_reached(running: int, limit: int) -> str:
-    """That no more runs may be opened."""
-    return f"{'1 run is' if running == 1 else f'{running} runs are'} open and the limit is {limit}"
 
 
 def look(runtime: Runtime, task: Task) -> Task:

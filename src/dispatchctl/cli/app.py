@@ -30,16 +30,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("look", LOOK),
     "ready": ("look", LOOK),
     "logs": ("look", LOOK),
+    "diff": ("merging", LOOK),
     "wait": ("look", LOOK),
+    "stats": ("figures", LOOK),
+    "metrics": ("figures", LOOK),
     "dispatch": ("work", WORK),
+    "pause": ("pausing", WORK),
+    "unpause": ("pausing", WORK),
     "watch": ("watch", WORK),
     "reconcile": ("work", WORK),
     "doctor": ("doctor", WORK),
     "attach": ("work", WORK),
     "send": ("work", WORK),
     "cancel": ("work", WORK),
+    "approve": ("review", WORK),
+    "reject": ("review", WORK),
     "retry": ("work", WORK),
     "unblock": ("work", WORK),
+    "merge": ("merging", WORK),
     "prune": ("work", WORK),
     "done": ("report", AGENT),
     "fail": ("report", AGENT),
@@ -47,11 +55,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "heartbeat": ("report", AGENT),
     "agents": ("setup", SETUP),
     "config": ("setup", SETUP),
+    "service": ("service", SETUP),
+    "notify": ("notify", SETUP),
 }
 """Each command: the module of `dispatchctl.cli` that has it, and where `--help` lists it."""
 
 ALIASES = {"ls": "list"}
-WITHOUT_JSON = frozenset({"attach", "logs"})
+WITHOUT_JSON = frozenset({"attach", "logs", "metrics"})
 TAKE_A_VALUE = frozenset({"--db", "--config"})
 FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--json"})
 

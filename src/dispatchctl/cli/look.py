@@ -7,10 +7,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from dispatchctl.cli.context import Cli
-from dispatchctl.cli.values import Id, Ids, OptionalId, Whole, moment, seconds, split
+from dispatchctl.cli.values import Id, Ids, OptionalId, Whole, seconds, since_when, split
 from dispatchctl.errors import ExitCode, UsageError
 from dispatchctl.render.output import write
 from dispatchctl.runtime import now
+from dispatchctl.store.room import paused
 from dispatchctl.task import Event, Status, Task
 
 OK_STATUSES = frozenset({Status.DONE, Status.IN_REVIEW})
@@ -140,12 +141,7 @@ def history(
 
 def _since(text: str | None) -> int:
     """A time, or how long ago."""
-    if text is None:
-        return 0
-    try:
-        return now() - 1000 * (seconds(text) or 0)
-    except UsageError:
-        return moment(text) or 0
+    return 0 if text is None else since_when(text, now())
 
 
 def _next_events(cli: Cli, id: int | None, last: int) -> list[Event]:
@@ -178,24 +174,45 @@ def ready(
     id: OptionalId = None,
     explain: Annotated[bool, typer.Option("--explain", help="Why every other task does not run.")] = False,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="NAME", help="With all of these.")] = None,
-    limit: Limit = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            click_type=Whole(0),
+            help=f"At most so many; 0 is all. Without --explain: {ON_A_SCREEN}.",
+        ),
+    ] = None,
 ) -> None:
-    """What would be claimed next, in that order; with --explain, why the rest waits."""
-    from dispatchctl import lookout
-    from dispatchctl.render import views
+    """What would be claimed next, in that order; with --explain, why each task that does not run waits.
+
+    What is paused is left out, unless it is explained.
+    """
+    store = cli.runtime.store
+    if id is not None or explain:
+        waiting = [Status.READY, Status.BACKLOG, Status.BLOCKED, Status.IN_REVIEW, Status.FAILED]
+        _explain(
+            cli,
+            [store.task(id)] if id is not None else store.tasks(status=waiting, labels=split(label), limit=limit or 0),
+        )
+        return
+    most = ON_A_SCREEN if limit is None else limit
+    cli.list_tasks(store.claimable(at=now(), limit=most, labels=split(label)))
+    for pause in store.pauses():
+        cli.output.story(paused(pause).why, hint=paused(pause).hint)
+
+
+def _explain(cli: Cli, tasks: list[Task]) -> None:
+    from dispatchctl import lookout, reasons
+    from dispatchctl.render import shapes, views
     from dispatchctl.render.text import Cell
 
-    store = cli.runtime.store
-    if id is None and not explain:
-        cli.list_tasks(store.claimable(at=now(), limit=limit, labels=split(label)))
-        return
-    waiting = [Status.READY, Status.BACKLOG, Status.BLOCKED, Status.IN_REVIEW, Status.FAILED]
-    tasks = [store.task(id)] if id is not None else store.tasks(status=waiting, labels=split(label), limit=limit)
-    why = [lookout.explain(cli.runtime, task) for task in tasks]
+    why = reasons.explain(cli.runtime, tasks)
     if cli.as_json:
-        cli.output.json({"tasks": [{**cli.shape(task), "why": each} for task, each in zip(tasks, why, strict=True)]})
+        held = lookout.held(cli.runtime, tasks)
+        cli.output.json({"tasks": [{**shapes.task(task, held.get(task.id)), "why": why[task.id]} for task in tasks]})
         return
-    rows = ((Cell(str(task.id)), Cell(task.title), Cell(each)) for task, each in zip(tasks, why, strict=True))
+    rows = ((Cell(str(task.id)), Cell(task.title), Cell(why[task.id])) for task in tasks)
     cli.output.table(views.WHY_HEADS, rows)
 
 

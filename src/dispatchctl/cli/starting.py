@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from dispatchctl import dispatch as dispatching
 from dispatchctl import lookout
 from dispatchctl.dispatch import Dispatched, Failure
-from dispatchctl.errors import DispatchctlError, QueueFull, Refused
+from dispatchctl.errors import DispatchctlError, NotYet, QueueFull, Refused
+from dispatchctl.reconcile import reconcile
+from dispatchctl.room import room_for, within_limits
 from dispatchctl.runtime import Runtime, now
-from dispatchctl.task import Status
+from dispatchctl.steps import start_point
+from dispatchctl.store.room import Obstacle
+from dispatchctl.task import Status, Task
 
 
 @dataclass(frozen=True)
@@ -47,29 +51,73 @@ def start(runtime: Runtime, choice: Choice) -> Dispatched:
 
 
 def foresee(runtime: Runtime, choice: Choice) -> Dispatched:
-    """What `start` would do, as far as that can be known; nothing is changed."""
-    limit = choice.max_running or runtime.settings.dispatch.max_running
-    running = len(runtime.store.open_runs())
-    room = max(0, limit - running)
-    full = QueueFull(lookout.limit_reached(running, limit), f"dispatchctl dispatch --max-running {running + 1}")
+    """What `start` would do, as far as that can be known; nothing is changed. Raises what it would raise."""
+    foreseen = _Foreseen(runtime, choice.max_running)
     if not choice.tasks:
-        most = room + 1 if choice.most is None else min(choice.most, room + 1)
-        tasks = runtime.store.claimable(at=now(), limit=most, labels=choice.labels)
-        return Dispatched(tasks[:room], full=full if len(tasks) > room else None)
-    done = Dispatched()
+        foreseen.best(choice)
     for task in [runtime.store.task(task) for task in choice.tasks]:
-        reason = lookout.held(runtime, [task]).get(task.id)
-        error: DispatchctlError | None = None
-        if task.status is not Status.READY:
-            error = Refused(f"task {task.id} is {task.status}, not ready", f"dispatchctl show {task.id}")
-        elif reason:
-            error = Refused(f"task {task.id} is held: {reason}", f"dispatchctl ready --explain {task.id}")
-        elif len(done.started) >= room:
-            error = full
-        if error is None:
-            done.started.append(task)
+        if (error := foreseen.refusal(task)) is None:
+            foreseen.begin(task)
         elif len(choice.tasks) == 1:
             raise error
         else:
-            done.failed.append(Failure(task.id, error, task.status))
-    return done
+            foreseen.done.failed.append(Failure(task.id, error, task.status))
+    return foreseen.done
+
+
+class _Foreseen:
+    """The runs that are open and those that would be, counted one after the other as the claims would count them."""
+
+    def __init__(self, runtime: Runtime, max_running: int | None) -> None:
+        self.runtime = runtime
+        self.done = Dispatched()
+        self.occupied = runtime.store.occupied()
+        self.room = room_for(runtime, max_running, self.occupied)
+        self.strays = reconcile(runtime, dry_run=True).held
+
+    def best(self, choice: Choice) -> None:
+        """What would be started without being named, until there is no more, no room, or as many as were asked for."""
+        kept: tuple[str, str] | None = None
+        for id, repo, agent in self.runtime.store.line(at=now(), labels=choice.labels):
+            if choice.most is not None and len(self.done.started) + len(self.done.failed) >= choice.most:
+                return
+            if id in self.strays:
+                continue
+            obstacle = self.obstacle(repo, agent)
+            if obstacle is None:
+                self.begin(self.runtime.store.task(id))
+                continue
+            kept = kept or (repo, agent)
+            if obstacle.for_all:
+                break
+        if kept is not None:
+            obstacle = self.occupied.everywhere(self.room) or self.obstacle(*kept)
+            assert obstacle is not None, "nothing has ended meanwhile"
+            self.done.full = QueueFull(obstacle.why, obstacle.hint)
+
+    def refusal(self, task: Task) -> DispatchctlError | None:
+        """Why the named task would not be claimed."""
+        reason = lookout.waiting(self.runtime, [task]).get(task.id)
+        if task.status is not Status.READY:
+            return Refused(f"task {task.id} is {task.status}, not ready", f"dispatchctl show {task.id}")
+        if task.id in self.strays:
+            return Refused(f"task {task.id} is held: an agent of it may still be alive", "dispatchctl doctor")
+        if reason:
+            return Refused(f"task {task.id} is held: {reason}", f"dispatchctl ready --explain {task.id}")
+        obstacle = self.obstacle(task.repo, task.agent)
+        return None if obstacle is None else obstacle.refusal_of(task.id)
+
+    def obstacle(self, repo: str, agent: str) -> Obstacle | None:
+        """What would be in the way by then."""
+        return within_limits(self.runtime, self.room, lambda room: self.occupied.obstacle(room, repo, agent))
+
+    def begin(self, task: Task) -> None:
+        """Count the task as started, unless its parents have to be merged first."""
+        try:
+            if len(task.after) > 1:
+                start_point(self.runtime, task)
+        except NotYet as error:
+            self.done.failed.append(Failure(task.id, error, task.status))
+            return
+        self.done.started.append(task)
+        self.occupied = self.occupied.with_one_more(task.repo, task.agent)

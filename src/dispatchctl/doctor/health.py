@@ -197,10 +197,13 @@ class Queue:
     """The unfinished parents of waiting tasks."""
     failed: tuple[Task, ...] = ()
     claimable: tuple[int, ...] = ()
+    """Tasks that a claim would take now: nothing is paused for them, and no limit is reached."""
     claimable_since: int | None = None
     """Since when the task that waits longest could have been started: it was claimable, and there was room."""
     room: int = 1
     """How many more runs may be opened."""
+    paused: Mapping[str, int] = field(default_factory=dict)
+    """Since when each repository is paused, or with '' the whole queue."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """Tasks that wait: for a dispatcher, for ever, or for a human."""
 
 from collections.abc import Iterator
+from shlex import quote
 
 from dispatchctl.doctor.health import Queue
 from dispatchctl.doctor.table import Problem, Severity, check
-from dispatchctl.durations import format_duration
+from dispatchctl.durations import format_duration, format_time
 from dispatchctl.task import Outcome, Status, Task
 
 ERROR, WARNING, INFO = Severity
 
 WAITED_S = 3_600.0
 """Seconds that a task may be ready, with room for it, before somebody should wonder whether a dispatcher runs."""
+PAUSED_S = 86_400.0
+"""Seconds of a pause after which somebody may have forgotten it."""
 
 
 @check(WARNING)
@@ -24,6 +27,16 @@ def queue_moves(queue: Queue) -> Iterator[Problem]:
         what = f"task {queue.claimable[0]} is" if many == 1 else f"{many} tasks are"
         ago = format_duration(int(waited) // 60 * 60)
         yield Problem("queue", f"{what} ready since {ago}, and nobody starts them", "dispatchctl dispatch")
+
+
+@check(INFO)
+def not_paused_for_long(queue: Queue) -> Iterator[Problem]:
+    """No repository, nor the whole queue, has been paused for more than a day: nobody has forgotten it."""
+    for repo, since in queue.paused.items():
+        if queue.at - since > 1000 * PAUSED_S:
+            option = f" --repo {quote(repo)}" if repo else ""
+            text = f"has been paused since {format_time(since)}, so nothing is started there"
+            yield Problem(repo or "queue", text, f"dispatchctl unpause{option}")
 
 
 @check(WARNING)

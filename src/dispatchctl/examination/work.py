@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from shlex import quote
 
 from dispatchctl import machine
@@ -10,6 +11,7 @@ from dispatchctl.errors import DispatchctlError, UsageError
 from dispatchctl.examination.looker import Looker, modified
 from dispatchctl.observation import observe
 from dispatchctl.reconcile import LAST_TIME
+from dispatchctl.room import room_for, within_limits
 from dispatchctl.runtime import now
 from dispatchctl.snapshot import Snapshot
 from dispatchctl.store.protocol import Store
@@ -29,7 +31,7 @@ def queue(looker: Looker) -> Queue:
     store, at = looker.stored, now()
     waiting = store.tasks(status={Status.READY, Status.BACKLOG})
     parents = store.parents([task.id for task in waiting if task.waits])
-    claimable = store.claimable(at=at, limit=MANY)
+    claimable = _claimable(looker, at)
     since = min((_claimable_since(store, task) for task in claimable), default=None)
     closed = store.last_closed()
     return Queue(
@@ -40,7 +42,14 @@ def queue(looker: Looker) -> Queue:
         tuple(task.id for task in claimable),
         max(since, closed or 0) if since is not None else None,
         looker.settings.dispatch.max_running - len(store.open_runs()),
+        {pause.repo: pause.at for pause in store.pauses()},
     )
+
+
+def _claimable(looker: Looker, at: int) -> list[Task]:
+    """What a claim would take now."""
+    ask = partial(looker.stored.claimable, at=at, limit=MANY)
+    return within_limits(looker.runtime, room_for(looker.runtime), lambda room: ask(room=room))
 
 
 def _claimable_since(store: Store, task: Task) -> int:

@@ -1,17 +1,26 @@
 """The claim: a ready task gets a run, and with it every name that the run will use.
 
-Which task: neither paused nor over a limit, by priority, then age. The choice is one walk along the index of claimable
-tasks, which also holds what pauses and limits go by, so that what may not be started is stepped over without being read.
+Which task: the best by priority, then age, of those that no pause and no limit keeps (`room`). What is kept may be any
+number of tasks at the head of the queue, and must cost nothing: if something is in the way of the first task, the choice
+goes from one repository and agent to the next and takes the first of each, so that its cost is the number of those.
 """
 
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.errors import QueueFull, Refused
+from dispatchctl.errors import NoSuchTask, QueueFull, Refused
 from dispatchctl.store.ledger import Act
-from dispatchctl.store.limits import Full, Limiting, allowed, repo_option
+from dispatchctl.store.limits import CLAIMABLE, HEAD, Limiting, allowed
 from dispatchctl.store.protocol import Claimant, Room
+from dispatchctl.store.room import Occupancy
+from dispatchctl.store.rows import SELECT_WITHOUT_PARENTS, to_task
 from dispatchctl.task import Actor, Phase, Run, Status, Task
+
+BY_PLACE = f"FROM tasks INDEXED BY tasks_claimable_by_place WHERE {CLAIMABLE}"
+NEXT_AGENT = f"SELECT repo, agent {BY_PLACE} AND repo = ? AND agent > ? ORDER BY agent LIMIT 1"
+NEXT_REPOSITORY = f"SELECT repo, agent {BY_PLACE} AND repo > ? ORDER BY repo, agent LIMIT 1"
+"""One step each; a comparison of both columns in one would walk through every task of the repository (SQLite 3.40)."""
+FIRST_THERE = f"SELECT priority, id {BY_PLACE} AND repo = ? AND agent = ?{{where}} ORDER BY priority, id LIMIT 1"
 
 
 class Claiming(Limiting):
@@ -88,24 +97,38 @@ class Claiming(Limiting):
             )
 
     def _best(self, labels: Collection[str], besides: Collection[int], room: Room) -> Task | None:
-        """The first task that may be claimed; None if none could be, and `QueueFull` if only what is full keeps them."""
-        full = self._full(room)
-        row = None if full.all else self._first(labels, besides, full)
-        if row is None and full and self._first(labels, besides, Full()) is not None:
-            raise QueueFull(full.why, full.hint)
-        return self.task(row[0]) if row else None
+        """The first task that may be claimed; None if none could be, and `QueueFull` if only pauses and limits keep them."""
+        where, values = allowed(labels, besides)
+        head = self._database.row(HEAD.format(where=where), tuple(values))
+        if head is None:
+            return None
+        chosen, occupied = int(head[0]), self._occupied()
+        obstacle = occupied.everywhere(room) or occupied.obstacle(room, head[1], head[2])
+        if obstacle is not None:
+            found = None if obstacle.for_all else self._elsewhere(occupied, room, where, values)
+            if found is None:
+                raise QueueFull(obstacle.why, obstacle.hint)
+            chosen = found
+        return self._without_parents(chosen)
 
-    def _first(self, labels: Collection[str], besides: Collection[int], full: Full) -> Any:
-        where, values = allowed(labels, besides, full)
-        return self._database.row(
-            f"""SELECT id FROM tasks INDEXED BY tasks_claimable
-                WHERE status = 'ready' AND waits = 0 AND due = 1{where} ORDER BY priority, id LIMIT 1""",
-            tuple(values),
-        )
+    def _without_parents(self, task: int) -> Task:
+        """The task as if it had no parents: a claim does not ask for them, and there may be thousands."""
+        return to_task(self._database.row(f"{SELECT_WITHOUT_PARENTS} WHERE tasks.id = ?", (task,)))
+
+    def _elsewhere(self, occupied: Occupancy, room: Room, where: str, values: list[Any]) -> int | None:
+        """The best task of those that nothing is in the way of."""
+        best, place = list[tuple[int, int]](), ("", "")
+        while row := self._database.row(NEXT_AGENT, place) or self._database.row(NEXT_REPOSITORY, place[:1]):
+            place = (row[0], row[1])
+            if occupied.obstacle(room, *place) is None:
+                best += self._database.rows(FIRST_THERE.format(where=where), (*place, *values))
+        return min(best)[1] if best else None
 
     def _wanted(self, task: int, besides: Collection[int], room: Room) -> Task:
         """The named task if it can be claimed now. Raises `Refused` with the reason if not, `QueueFull` for a limit."""
-        wanted = self.task(task)
+        if self._database.row("SELECT 1 FROM tasks WHERE id = ?", (task,)) is None:
+            raise NoSuchTask(task)
+        wanted = self._without_parents(task)
         if task in besides:
             raise Refused(f"task {task} is held: an agent of it may still be alive", "dispatchctl doctor")
         if wanted.status is not Status.READY:
@@ -117,13 +140,9 @@ class Claiming(Limiting):
             )
         if self._database.row("SELECT 1 FROM tasks WHERE id = ? AND due = 0", (task,)):
             raise Refused(f"task {task} is not to start yet", f"dispatchctl edit {task} --not-before now")
-        full = self._full(room)
-        for repo in ("", wanted.repo):
-            if repo in full.paused:
-                what = f"{repo} is" if repo else "the queue is"
-                raise Refused(f"task {task} was not started: {what} paused", f"dispatchctl unpause{repo_option(repo)}")
-        if full.all or wanted.repo in full.repos or wanted.agent in full.agents:
-            raise QueueFull(full.why_not(wanted.repo, wanted.agent), full.hint)
+        obstacle = self._occupied().obstacle(room, wanted.repo, wanted.agent)
+        if obstacle is not None:
+            raise obstacle.refusal_of(task)
         return wanted
 
 

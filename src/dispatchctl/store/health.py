@@ -1,12 +1,15 @@
 """What doctor asks of the database, and what it may mend there: only what is derived."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from dispatchctl.errors import DispatchctlError
+from dispatchctl.store.claiming import FIRST_THERE, NEXT_AGENT, NEXT_REPOSITORY
 from dispatchctl.store.ledger import Ledger
+from dispatchctl.store.limits import HEAD
 from dispatchctl.store.schema import MIGRATIONS
 from dispatchctl.task import Phase, Status
 
@@ -19,8 +22,8 @@ MISCOUNTED = f"waits <> {UNFINISHED_PARENTS}"
 NEVER_DUE = "status = 'ready' AND due = 0 AND not_before IS NULL"
 IS_OPEN = f"phase <> '{Phase.CLOSED}'"
 OPEN = f"FROM runs INDEXED BY runs_open JOIN tasks ON tasks.id = runs.task WHERE {IS_OPEN}"
-CLAIM = """EXPLAIN QUERY PLAN SELECT id FROM tasks INDEXED BY tasks_claimable
-           WHERE status = 'ready' AND waits = 0 AND due = 1 ORDER BY priority, id LIMIT 1"""
+CLAIM = (HEAD.format(where=""), NEXT_AGENT, NEXT_REPOSITORY, FIRST_THERE.format(where=""))
+"""What the claim asks; each must be one walk along the index that it names, without sorting anything."""
 SHOWN = 20
 """Rows that are named of what there may be thousands of."""
 
@@ -124,11 +127,15 @@ class Examining(Ledger):
             fresh.close()
 
     def _claims_by_index(self) -> bool:
+        steps: list[str] = []
         try:
-            plan = self._database._connection.execute(CLAIM).fetchall()
+            for sql in CLAIM:
+                rows = self._database._connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("",) * sql.count("?"))
+                steps += [row[3] for row in rows]
         except sqlite3.OperationalError:  # INDEXED BY refuses every other way
             return False
-        return any("USING INDEX tasks_claimable" in row[3] or "USING COVERING INDEX" in row[3] for row in plan)
+        walks = [re.search(r"USING (?:COVERING )?INDEX (tasks_claimable\w*)", step) for step in steps]
+        return [walk and walk[1] for walk in walks] == [each.split("INDEXED BY ")[1].split()[0] for each in CLAIM]
 
     def _disagreeing(self) -> list[tuple[int, str]]:
         """Rows that only hands can have made: a status without its run, or a run without its status."""

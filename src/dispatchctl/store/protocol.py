@@ -9,11 +9,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dispatchctl.store.counted import Forgettable, Happened, Standings, Tally
 from dispatchctl.task import Activity, Actor, Ask, Event, Life, NewTask, Phase, Report, Run, Status, Task
 from dispatchctl.verdict import Changes, Cure, Ending, Policy
 
 if TYPE_CHECKING:
     from dispatchctl.doctor.health import Contents
+    from dispatchctl.store.room import Occupancy
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims, and what names the run gets: `names(task, number, earlier)`, with the run to resume or None."""
+    """Who claims, and what names the run gets: `names(task, number, earlier)`, with the run to resume or None.
+
+    The task comes without its parents: there may be thousands, and no name depends on them.
+    """
 
     token: str
     host: str
@@ -130,6 +135,12 @@ class Store(Protocol):
 
     def release(self, tasks: Collection[int], *, at: int) -> list[Task]:
         """backlog → ready, all or none."""
+
+    def approve(self, tasks: Collection[int], *, at: int) -> list[Task]:
+        """in_review → done, all or none; their children are released."""
+
+    def reject(self, task: int, *, note: str, recoveries: int, at: int) -> Task:
+        """in_review → ready; the next run gets the note, and goes on in the same worktree."""
 
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """A finished, reviewed or blocked task → ready; refused while a run is open or a child has started."""
@@ -183,8 +194,14 @@ class Store(Protocol):
     def next_due(self, *, at: int) -> int | None:
         """When the next task that waits for nothing but its time comes to be claimable; None if there is none."""
 
+    def line(self, *, at: int, labels: Collection[str] = ()) -> list[tuple[int, str, str]]:
+        """Id, repository and agent of every task that waits for nothing but room, in the order of claims, paused or not."""
+
     def pauses(self) -> list[Pause]:
         """What is paused, the whole queue first."""
+
+    def occupied(self) -> "Occupancy":
+        """What is paused and how many runs are open, in one moment."""
 
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
         """The unfinished parents of each of the tasks; those without any are left out."""
@@ -217,6 +234,32 @@ class Store(Protocol):
         """When each open run was last seen to stir, by token."""
 
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]: ...
+
+    def forgettable(self) -> list[Forgettable]:
+        """Every finished task without an open run, and every removed one, that has events to forget; the newest first."""
+
+    def forget(self, chosen: Collection[Forgettable], *, actor: Actor, at: int) -> list[Forgettable]:
+        """Drop the events of these, but of those to which something has happened since; which went.
+
+        One event takes their place, from which a replay gives the rows as they are. One transaction: ask for few at a time.
+        """
+
+    # -- what is counted -------------------------------------------------------------------------------------------
+    def standing(self, *, at: int) -> Standings:
+        """How many tasks and open runs there are, and what has been ready for longest."""
+
+    def happened(self, *, since: int) -> Happened:
+        """How runs have ended and tasks were done since then, of the tasks that are still there."""
+
+    def tallies(self) -> list[Tally]:
+        """How often everything has ever happened; no number ever becomes less."""
+
+    def only_read(self) -> None:
+        """Refuse every further write through this store."""
+
+    # -- readers of events -----------------------------------------------------------------------------------------
+    def next_events(self, after: int, *, limit: int) -> list[Event]:
+        """The first `limit` events with an id over `after`, in order."""
 
     def cursor(self, name: str) -> int | None:
         """The last event that the reader of that name has dealt with; None if it has never said."""
@@ -276,6 +319,7 @@ class Store(Protocol):
         actor: Actor,
         at: int,
         jitter: float,
+        last_message: str | None = None,
     ) -> Task:
         """started → closed, and the task to where `verdict.judge` says. The second time it changes nothing."""
 
@@ -288,6 +332,15 @@ class Store(Protocol):
 
     def note_cleared(self, token: str, *, actor: Actor, at: int) -> None:
         """Note that nothing is left of a closed run but its row and events. Said again, changes nothing."""
+
+    def note_merged(self, token: str, commit: str, *, at: int) -> Task:
+        """Note the commit of the base that holds the work of a task's newest run, and in_review → done with it.
+
+        Raises `Refused` while a run of the task is open, and for a task that is neither done nor in review.
+        """
+
+    def note_pull_request(self, token: str, url: str, *, at: int) -> Task:
+        """Note which pull request asks for the work of a task's newest run; refused like `note_merged`."""
 
     # -- what is said of an open run -------------------------------------------------------------------------------
     def report(
@@ -314,7 +367,7 @@ class Store(Protocol):
     def sight(self, seen: Collection[Sighting]) -> None:
         """Remember when runs were last seen to stir."""
 
-    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int) -> None:
+    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int, why: str | None = None) -> None:
         """Note what a started run's agent is doing, with an event: it has stalled, or goes on."""
 
     # -- what doctor asks ------------------------------------------------------------------------------------------

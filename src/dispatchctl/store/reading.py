@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.store.limits import Full, Limiting, allowed
+from dispatchctl.store.limits import CLAIMABLE, Limiting, allowed
 from dispatchctl.store.protocol import Place, Room, Sighting
 from dispatchctl.store.rows import SELECT_EVENT, SELECT_RUN, SELECT_TASK, having_labels, to_event, to_run, to_task
 from dispatchctl.task import Event, Run, Status, Task
@@ -66,21 +66,36 @@ class Reading(Limiting):
         besides: Collection[int] = (),
         room: Room | None = None,
     ) -> list[Task]:
-        """The tasks that a claim at this time would take, in its order; the two walks are merged by the sort."""
+        """The tasks that a claim at this time would take, in its order."""
+        room = room or Room(0)
         with self._database.reading():
-            full = Full(repos={pause.repo: "" for pause in self.pauses()}) if room is None else self._full(room)
-            if full.all or "" in full.repos:
+            occupied = self._occupied()
+            if occupied.everywhere(room) is not None:
                 return []
-            where, values = allowed(labels, besides, full)
-            found = []
-            for index, condition in (("tasks_claimable", "due = 1"), ("tasks_deferred", "due = 0 AND not_before <= ?")):
-                rows = self._database.rows(
-                    f"""SELECT id, priority FROM tasks INDEXED BY {index} WHERE status = 'ready' AND waits = 0
-                        AND {condition}{where} ORDER BY priority, id LIMIT ?""",
-                    (*([at] if "?" in condition else []), *values, limit or -1),
-                )
-                found += [(row[1], row[0]) for row in rows]
-            return [self.task(task) for _, task in sorted(found)[: limit or None]]
+            where, values = allowed(labels, besides, *occupied.left_out(room))
+            return self._these([row[0] for row in self._line(at, limit, where, values)])
+
+    def line(self, *, at: int, labels: Collection[str] = ()) -> list[tuple[int, str, str]]:
+        """The ids of the tasks, with what pauses and limits go by."""
+        with self._database.reading():
+            return self._line(at, 0, *allowed(labels, ()))
+
+    def _line(self, at: int, limit: int, where: str, values: list[Any]) -> list[tuple[int, str, str]]:
+        """Both walks, of what was due before and of what has come to be since, are merged by the sort."""
+        due = f"tasks_claimable WHERE {CLAIMABLE}"
+        since = "tasks_deferred WHERE status = 'ready' AND waits = 0 AND due = 0 AND not_before <= ?"
+        found: list[tuple[int, int, str, str]] = []
+        for walk, first in ((due, ()), (since, (at,))):
+            sql = f"SELECT priority, id, repo, agent FROM tasks INDEXED BY {walk}{where} ORDER BY priority, id LIMIT ?"
+            found += self._database.rows(sql, (*first, *values, limit or -1))
+        return [(id, repo, agent) for _, id, repo, agent in sorted(found)[: limit or None]]
+
+    def _these(self, ids: Collection[int]) -> list[Task]:
+        """The tasks with these ids, in their order."""
+        wanted = json.dumps(list(ids))
+        rows = self._database.rows(f"{SELECT_TASK} WHERE tasks.id IN (SELECT value FROM json_each(?))", (wanted,))
+        found = {row[0]: row for row in rows}
+        return [to_task(found[id]) for id in ids]
 
     def next_due(self, *, at: int) -> int | None:
         """The first `not_before` after this moment, of tasks that wait for nothing else."""
@@ -107,18 +122,18 @@ class Reading(Limiting):
         return int(self._database.row("SELECT ifnull(max(id), 0) FROM events")[0])
 
     def parents(self, tasks: Collection[int]) -> dict[int, list[Task]]:
-        """The unfinished parents of each of the tasks."""
-        found = {}
+        """Two queries, however many tasks and parents there are."""
+        if not tasks:
+            return {}
+        pairs = """SELECT after.task, after.parent FROM json_each(?) CROSS JOIN after ON after.task = json_each.value
+                   CROSS JOIN tasks ON tasks.id = after.parent AND tasks.status <> 'done' ORDER BY 1, 2"""
         with self._database.reading():
-            for task in tasks:
-                rows = self._database.rows(
-                    f"""{SELECT_TASK} WHERE tasks.status <> 'done'
-                        AND tasks.id IN (SELECT parent FROM after WHERE task = ?) ORDER BY tasks.id""",
-                    (task,),
-                )
-                if rows:
-                    found[task] = [to_task(row) for row in rows]
-        return found
+            found: dict[int, list[int]] = {}
+            for task, parent in self._database.rows(pairs, (json.dumps(list(tasks)),)):
+                found.setdefault(task, []).append(parent)
+            distinct = dict.fromkeys(parent for parents in found.values() for parent in parents)
+            by_id = {task.id: task for task in self._these(distinct)}
+        return {task: [by_id[parent] for parent in parents] for task, parents in found.items()}
 
     def children(self, task: int) -> list[int]:
         """The tasks that are to run after this one."""
@@ -171,18 +186,26 @@ class Reading(Limiting):
         return {row[0]: Sighting(*row) for row in rows}
 
     def events(self, *, task: int | None = None, after: int = 0, since: int = 0, limit: int = 0) -> list[Event]:
-        """Events in order, those with an id over `after` and not before `since`; the last `limit` of them if given."""
-        index, where, values = "", "id > ?", [after]
+        """Events in order, those with an id over `after` and not before `since`; the last `limit` of them if given.
+
+        Each index gives its events in the order in which they are asked for, so that no more than `limit` are read.
+        """
+        index, order, where, values = "", "id", "id > ?", [after]
         if since:
-            index, where, values = "INDEXED BY events_by_time", f"{where} AND at >= ?", [*values, since]
+            index, order = "INDEXED BY events_by_time", "at DESC, id"
+            where, values = f"{where} AND at >= ?", [*values, since]
         if task is not None:
-            index, where, values = "INDEXED BY events_of_task", f"{where} AND task = ?", [*values, task]
+            index, order = "INDEXED BY events_of_task", "id"
+            where, values = f"{where} AND task = ?", [*values, task]
         rows = self._database.rows(
-            f"{SELECT_EVENT} {index} WHERE {where} ORDER BY id {'DESC' if limit else ''} LIMIT ?",
-            (*values, limit or -1),
+            f"{SELECT_EVENT} {index} WHERE {where} ORDER BY {order} DESC LIMIT ?", (*values, limit or -1)
         )
-        events = [to_event(row) for row in rows]
-        return events[::-1] if limit else events
+        return sorted(map(to_event, rows), key=lambda event: event.id)
+
+    def next_events(self, after: int, *, limit: int) -> list[Event]:
+        """A bounded step of whoever reads all events in order."""
+        rows = self._database.rows(f"{SELECT_EVENT} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [to_event(row) for row in rows]
 
     def version(self) -> int:
         """`PRAGMA data_version`: changes when another connection commits; about 3 µs."""

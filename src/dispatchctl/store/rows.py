@@ -49,6 +49,8 @@ def _select_task() -> str:
 
 SELECT_TASK = _select_task()
 """Tasks, each with its newest run; conditions may follow."""
+SELECT_WITHOUT_PARENTS = SELECT_TASK.replace(PARENTS, "'[]'")
+"""The same for whoever does not look at `after`, which may name thousands."""
 
 
 def to_run(row: Sequence[Any]) -> Run:

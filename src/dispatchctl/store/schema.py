@@ -6,6 +6,7 @@ and are marked so; everything else in `tasks` and `runs` can be had again by rep
 
 from dispatchctl.errors import Unavailable
 from dispatchctl.store.connection import Database
+from dispatchctl.store.counted import BOUNDS_S
 from dispatchctl.task import Activity, Actor, Ask, Life, Outcome, Phase, Report, Status
 
 APPLICATION_ID = 0x64737063  # "dspc"
@@ -155,6 +156,54 @@ VERSION_2: tuple[str, ...] = (
 )
 """What reconcile needs: times awake, in milliseconds of the clock that stands still while the machine sleeps."""
 
+
+def _bucket(ms: str) -> str:
+    """The bound of the bucket that so many milliseconds fall into; null past the last."""
+    return "CASE " + " ".join(f"WHEN {ms} <= {bound * 1000:.0f} THEN {bound}" for bound in BOUNDS_S) + " END"
+
+
+def _counted(what: str, of: str, ms: str, where: str) -> str:
+    """A statement of a trigger: one more of this, and so many milliseconds more."""
+    return f"""INSERT INTO tallies SELECT '{what}', json_array({of}), 1, {ms} WHERE {where}
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;"""
+
+
+_WAITED = "max(NEW.claimed_at - NEW.ready_at, 0)"
+_RAN = "max(NEW.ended_at - NEW.started_at, 0)"
+_WAS_RAN = _RAN.replace("NEW.", "")
+_OPEN_RUN = "EXISTS (SELECT 1 FROM runs WHERE task = NEW.id AND phase <> 'closed')"
+
+TALLIES: tuple[str, ...] = (
+    """CREATE TABLE tallies (      -- how often something has happened; what is removed or pruned later stays counted
+        what TEXT NOT NULL CHECK (what IN ('moved', 'ended', 'waited', 'ran', 'spent')),
+        of TEXT NOT NULL CHECK (json_valid(of)),
+        count INTEGER NOT NULL,
+        total_ms INTEGER NOT NULL,
+        PRIMARY KEY (what, of)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO tallies SELECT 'moved', json_array(from_status, to_status), count(*), 0
+        FROM events WHERE to_status IS NOT NULL GROUP BY from_status, to_status""",
+    """INSERT INTO tallies SELECT 'ended', json_array(agent, outcome, report, exit_code, signal), count(*), 0
+        FROM runs WHERE phase = 'closed' GROUP BY agent, outcome, report, exit_code, signal""",
+    f"""INSERT INTO tallies SELECT 'ran', json_array(agent, {_bucket(_WAS_RAN)}), count(*), sum({_WAS_RAN})
+        FROM runs WHERE phase = 'closed' AND started_at IS NOT NULL AND ended_at IS NOT NULL GROUP BY 2""",
+    f"""CREATE TRIGGER moves_are_counted AFTER INSERT ON events WHEN NEW.to_status IS NOT NULL BEGIN
+        {_counted("moved", "NEW.from_status, NEW.to_status", "0", "true")}
+        END""",
+    f"""CREATE TRIGGER ends_are_counted AFTER UPDATE OF phase ON runs
+        WHEN NEW.phase = 'closed' AND OLD.phase <> 'closed' BEGIN
+        {_counted("ended", "NEW.agent, NEW.outcome, NEW.report, NEW.exit_code, NEW.signal", "0", "true")}
+        {_counted("waited", f"NEW.agent, {_bucket(_WAITED)}", _WAITED, "NEW.ready_at IS NOT NULL")}
+        {_counted("ran", f"NEW.agent, {_bucket(_RAN)}", _RAN, "NEW.started_at IS NOT NULL AND NEW.ended_at IS NOT NULL")}
+        END""",
+    f"""CREATE TRIGGER tries_are_counted AFTER UPDATE OF retries_left, recoveries_left ON tasks
+        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked') AND {_OPEN_RUN} BEGIN
+        {_counted("spent", "NEW.agent, 'retry'", "0", "NEW.retries_left < OLD.retries_left")}
+        {_counted("spent", "NEW.agent, 'recovery'", "0", "NEW.recoveries_left < OLD.recoveries_left")}
+        END""",
+)
+"""Counters that only grow, kept by the file itself, so that reading them costs nothing and nothing that is pruned is missed."""
+
 VERSION_3: tuple[str, ...] = (
     "ALTER TABLE runs ADD COLUMN agent_session TEXT",
     "ALTER TABLE runs ADD COLUMN ready_at INTEGER",
@@ -165,7 +214,15 @@ VERSION_3: tuple[str, ...] = (
     "DROP INDEX tasks_claimable",
     """CREATE INDEX tasks_claimable ON tasks (priority, id, repo, agent)
         WHERE status = 'ready' AND waits = 0 AND due = 1""",
-    "CREATE INDEX runs_ended ON runs (closed_at) WHERE phase = 'closed'",
+    """CREATE INDEX tasks_claimable_by_place ON tasks (repo, agent, priority, id)
+        WHERE status = 'ready' AND waits = 0 AND due = 1""",
+    """CREATE INDEX runs_ended ON runs (closed_at, agent, repo, outcome, report, exit_code, signal,
+        ready_at, claimed_at, started_at, ended_at) WHERE phase = 'closed'""",
+    "DROP INDEX tasks_by_status",
+    "CREATE INDEX tasks_by_status ON tasks (status, id, agent, repo)",
+    "CREATE INDEX tasks_waiting ON tasks (ready_at, agent, repo) WHERE ready_at IS NOT NULL",
+    "CREATE INDEX events_moved ON events (to_status, at, task) WHERE to_status IS NOT NULL",
+    *TALLIES,
     """CREATE TABLE pauses (       -- what is not to be started: the repository, or with '' the whole queue
         repo TEXT PRIMARY KEY CHECK (repo = '' OR repo GLOB '/*'),
         at INTEGER NOT NULL,

@@ -1,13 +1,18 @@
 CREATE INDEX after_parent ON after (parent);
 CREATE INDEX events_by_time ON events (at);
+CREATE INDEX events_moved ON events (to_status, at, task) WHERE to_status IS NOT NULL;
 CREATE INDEX events_of_task ON events (task, id);
-CREATE INDEX runs_ended ON runs (closed_at) WHERE phase = 'closed';
+CREATE INDEX runs_ended ON runs (closed_at, agent, repo, outcome, report, exit_code, signal,
+        ready_at, claimed_at, started_at, ended_at) WHERE phase = 'closed';
 CREATE INDEX runs_kept ON runs (closed_at) WHERE phase = 'closed' AND cleared_at IS NULL;
 CREATE UNIQUE INDEX runs_open ON runs (task) WHERE phase <> 'closed';
-CREATE INDEX tasks_by_status ON tasks (status, id);
+CREATE INDEX tasks_by_status ON tasks (status, id, agent, repo);
 CREATE INDEX tasks_claimable ON tasks (priority, id, repo, agent)
         WHERE status = 'ready' AND waits = 0 AND due = 1;
+CREATE INDEX tasks_claimable_by_place ON tasks (repo, agent, priority, id)
+        WHERE status = 'ready' AND waits = 0 AND due = 1;
 CREATE INDEX tasks_deferred ON tasks (not_before) WHERE status = 'ready' AND due = 0;
+CREATE INDEX tasks_waiting ON tasks (ready_at, agent, repo) WHERE ready_at IS NOT NULL;
 CREATE TABLE after (
         task INTEGER NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
         parent INTEGER NOT NULL REFERENCES tasks (id),
@@ -107,6 +112,13 @@ CREATE TABLE sightings (    -- when the run's agent was last heard of; no event 
         heartbeat_at INTEGER,
         stirred_awake INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+CREATE TABLE tallies (      -- how often something has happened; what is removed or pruned later stays counted
+        what TEXT NOT NULL CHECK (what IN ('moved', 'ended', 'waited', 'ran', 'spent')),
+        of TEXT NOT NULL CHECK (json_valid(of)),
+        count INTEGER NOT NULL,
+        total_ms INTEGER NOT NULL,
+        PRIMARY KEY (what, of)
+    ) STRICT, WITHOUT ROWID;
 CREATE TABLE tasks (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         title TEXT NOT NULL CHECK (length(title) > 0),
@@ -133,8 +145,28 @@ CREATE TABLE tasks (
         waits INTEGER NOT NULL DEFAULT 0 CHECK (waits >= 0),          -- derived: parents that are not done
         due INTEGER NOT NULL DEFAULT 1 CHECK (due IN (0, 1))          -- derived: not_before has passed, as last seen
     , ready_at INTEGER) STRICT;
+CREATE TRIGGER ends_are_counted AFTER UPDATE OF phase ON runs
+        WHEN NEW.phase = 'closed' AND OLD.phase <> 'closed' BEGIN
+        INSERT INTO tallies SELECT 'ended', json_array(NEW.agent, NEW.outcome, NEW.report, NEW.exit_code, NEW.signal), 1, 0 WHERE true
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        INSERT INTO tallies SELECT 'waited', json_array(NEW.agent, CASE WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 250 THEN 0.25 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 1000 THEN 1 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 5000 THEN 5 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 15000 THEN 15 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 60000 THEN 60 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 300000 THEN 300 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 900000 THEN 900 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 1800000 THEN 1800 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 3600000 THEN 3600 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 7200000 THEN 7200 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 14400000 THEN 14400 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 43200000 THEN 43200 WHEN max(NEW.claimed_at - NEW.ready_at, 0) <= 86400000 THEN 86400 END), 1, max(NEW.claimed_at - NEW.ready_at, 0) WHERE NEW.ready_at IS NOT NULL
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        INSERT INTO tallies SELECT 'ran', json_array(NEW.agent, CASE WHEN max(NEW.ended_at - NEW.started_at, 0) <= 250 THEN 0.25 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 1000 THEN 1 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 5000 THEN 5 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 15000 THEN 15 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 60000 THEN 60 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 300000 THEN 300 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 900000 THEN 900 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 1800000 THEN 1800 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 3600000 THEN 3600 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 7200000 THEN 7200 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 14400000 THEN 14400 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 43200000 THEN 43200 WHEN max(NEW.ended_at - NEW.started_at, 0) <= 86400000 THEN 86400 END), 1, max(NEW.ended_at - NEW.started_at, 0) WHERE NEW.started_at IS NOT NULL AND NEW.ended_at IS NOT NULL
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        END;
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
         BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 CREATE TRIGGER events_are_only_pruned BEFORE DELETE ON events
         WHEN NOT EXISTS (SELECT 1 FROM installation WHERE key = 'pruning')
         BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER moves_are_counted AFTER INSERT ON events WHEN NEW.to_status IS NOT NULL BEGIN
+        INSERT INTO tallies SELECT 'moved', json_array(NEW.from_status, NEW.to_status), 1, 0 WHERE true
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        END;
+CREATE TRIGGER tries_are_counted AFTER UPDATE OF retries_left, recoveries_left ON tasks
+        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked') AND EXISTS (SELECT 1 FROM runs WHERE task = NEW.id AND phase <> 'closed') BEGIN
+        INSERT INTO tallies SELECT 'spent', json_array(NEW.agent, 'retry'), 1, 0 WHERE NEW.retries_left < OLD.retries_left
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        INSERT INTO tallies SELECT 'spent', json_array(NEW.agent, 'recovery'), 1, 0 WHERE NEW.recoveries_left < OLD.recoveries_left
+                ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
+        END;
