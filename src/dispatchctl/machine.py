@@ -78,6 +78,28 @@ def unit(pid: int) -> str | None:
     return None
 
 
+def is_service(unit: str) -> bool:
+    """Whether what is in the unit ends with a service; the user's own systemd, which is one too, ends with the user."""
+    return unit.endswith(".service") and not unit.startswith("user@")
+
+
+LINGERING = "/var/lib/systemd/linger"
+
+
+def lingers(uid: int) -> bool | None:
+    """Whether the user's own systemd, and its services, outlive a logout; None if nobody is known by that number.
+
+    There is a file for each user for whom `loginctl enable-linger` was called. Source: loginctl(1), logind-user.c.
+    """
+    import pwd  # only asked of a service that is installed
+
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+    return os.path.exists(os.path.join(LINGERING, user))
+
+
 def openers(paths: Collection[str]) -> Mapping[str, list[int]]:
     """The processes that have each of the files open, but for this one; files that nobody has open are left out."""
     wanted, found = set(paths), dict[str, list[int]]()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dispatchctl import agents, processes
+from dispatchctl import agents, machine, processes
 from dispatchctl.agents import Profile
 from dispatchctl.config import Environment, Settings, database_path, load, state_dir, tmux_socket, worktrees_root
 from dispatchctl.errors import DispatchctlError, Unavailable
@@ -116,7 +116,21 @@ class Runtime:
             self.environment.inherited,
             timeout=self.settings.tmux.timeout,
             private=self.private_tmux,
+            starter=self.starter,
         )
+
+    @cached_property
+    def starter(self) -> tuple[str, ...]:
+        """What a tmux server has to be started through so that it outlives this process's service; empty outside of one.
+
+        The control group decides: a terminal that was started by some service inherits INVOCATION_ID and is in a scope of its
+        own. Where groups are not known, that variable does.
+        """
+        unit = machine.unit(os.getpid())
+        if not (self.environment.in_service if unit is None else machine.is_service(unit)):
+            return ()
+        program = shutil.which("systemd-run", path=self.environment.path) or "systemd-run"
+        return (program, "--user", "--scope", "--quiet", "--collect")
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:

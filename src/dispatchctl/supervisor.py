@@ -60,9 +60,8 @@ class Supervisor:
             self._flush()
 
     def _tell(self, kind: str, message: str) -> None:
-        """Send it after what is still to be sent; an older one of its kind that was not sent is not needed any more."""
+        """Send it with what is still to be sent, in the place of an older one of its kind that was not."""
         if self._address is not None:
-            self._unsent.pop(kind, None)
             self._unsent[kind] = message
             self._flush()
 
@@ -78,7 +77,7 @@ class Supervisor:
                     del self._unsent[kind]
         except BlockingIOError:
             pass  # the listener is slow: at the next call
-        except (OSError, ValueError):  # ValueError: a name with a NUL
+        except OSError:
             self._unsent.clear()
 
 

@@ -32,20 +32,40 @@ PANE_FORMAT = (
     "|#{@dispatchctl_task}|#{session_name}"
 )
 
+ANNOUNCED = "dispatchctl: now tmux"
+"""The line after which a starter has done its part; what follows on stderr is tmux's."""
+ANNOUNCE = ("/bin/sh", "-c", f'unset INVOCATION_ID; echo "{ANNOUNCED}" >&2; exec "$@"', "sh")
+
+CLIENT_FORMAT = "#{client_control_mode}|#{bell-action}|#{visual-bell}|#{client_tty}|#{client_name}"
+PLAIN = re.compile(r"[A-Za-z0-9 ,.:_-]+")
+"""Text in which tmux finds nothing to expand, and no end of a command."""
+
 
 class NoServer(Unavailable):
     """No tmux server listens on the socket."""
 
 
 class Windows:
-    """tmux on one socket. `environment` is what a server that has to be started gets."""
+    """tmux on one socket. `environment` is what a server that has to be started gets.
+
+    `starter` is a command that runs another one outside the service that this process is part of: `systemd-run --scope` with
+    its options, but for the name of the scope. A server is started through it, so that it does not end with the service.
+    """
 
     def __init__(
-        self, program: str, socket: str, environment: Mapping[str, str], *, timeout: float, private: bool = False
+        self,
+        program: str,
+        socket: str,
+        environment: Mapping[str, str],
+        *,
+        timeout: float,
+        private: bool = False,
+        starter: Sequence[str] = (),
     ) -> None:
         self.program = program
         self.socket = socket
         self.timeout = timeout
+        self.starter = tuple(starter)
         self._configuration = ("-f", "/dev/null") if private else ()
         hidden = (
             *("GIT_", "DISPATCHCTL_", "CLAUDE", "VIRTUAL_ENV", "TMUX"),
@@ -114,7 +134,12 @@ class Windows:
         session = ["new-session", *made, "-s", run.session, "-x", "200", "-y", "50", "--", *program, *tag]
         said = ""
         for attempt in range(6):
-            finished = self._run(window if attempt % 2 == 0 else session)
+            if attempt % 2 == 0:
+                finished = self._run(window)
+            elif NO_SERVER.search(said):
+                finished = self._run_starting(session, f"dispatchctl-tmux-{run.token}-{attempt}.scope")
+            else:
+                finished = self._run(session)
             said = finished.err.decode("utf-8", "replace")
             if finished.code == 0:
                 return self._made(finished.out.decode("utf-8", "replace"))
@@ -192,6 +217,25 @@ class Windows:
             self._ask("delete-buffer", "-b", buffer)
         return pasted
 
+    def announce(self, text: str) -> int:
+        """Show the text in every client of the server for as long as its `display-time` says, and ring; how many there were.
+
+        tmux runs `#(command)` in what it displays and reads `%H` as the hour, so text may hold only what means nothing to it:
+        raises `ValueError`. tmux itself rings only for a pane's own program: the bell goes straight to the client's terminal,
+        unless the user's tmux is to ring for nothing (`bell-action none`) or to show it (`visual-bell on`).
+        """
+        if not PLAIN.fullmatch(text):
+            raise ValueError(text)
+        try:
+            clients = [line.split("|", 4) for line in self._ask("list-clients", "-F", CLIENT_FORMAT).splitlines()]
+        except NoServer:
+            return 0
+        for control, action, visual, tty, name in clients:
+            self._run(("display-message", "-c", name, text))  # one that has gone meanwhile does not mind
+            if control == "0" and action != "none" and visual != "on":
+                _ring(tty)
+        return len(clients)
+
     def screen(self, pane_id: str) -> str:
         """What the pane shows now."""
         return self._ask("capture-pane", "-p", "-t", pane_id)
@@ -232,11 +276,42 @@ class Windows:
         return finished.out.decode("utf-8", "replace")
 
     def _run(self, arguments: Sequence[str], given: bytes | None = None) -> processes.Finished:
-        argv = (self.program, "-u", *self._configuration, "-S", self.socket, *arguments)
         try:
-            finished = processes.execute(argv, env=self.environment, timeout=self.timeout, given=given, cwd="/")
+            finished = self._execute(self._argv(arguments), given)
         except (FileNotFoundError, PermissionError) as error:
             raise Unavailable(f"tmux cannot be run: {error}", "dispatchctl config tools.tmux") from error
+        return self._answered(finished)
+
+    def _run_starting(self, arguments: Sequence[str], unit: str) -> processes.Finished:
+        """The same, by the starter if there is one: whatever server that starts is in a scope of its own, called `unit`.
+
+        If the starter has not come to running tmux when it is over, and nothing of it is left, tmux is run as ever: exactly one
+        of the two is. From then on the answer is tmux's own.
+        """
+        if not self.starter:
+            return self._run(arguments)
+        try:
+            finished = self._execute((*self.starter, f"--unit={unit}", "--", *ANNOUNCE, *self._argv(arguments)))
+            said, tmux_ran, after = finished.err.partition(f"{ANNOUNCED}\n".encode())
+            if tmux_ran:
+                return self._answered(processes.Finished(finished.code, finished.out, after, finished.timed_out))
+            last = " ".join(said.decode("utf-8", "replace").split()) or f"exit code {finished.code}"
+            why = f"no answer within {self.timeout:g} s" if finished.timed_out else last
+        except OSError as error:
+            why = str(error)
+        import logging  # 5 ms, for a line that is seldom needed
+
+        logging.getLogger(__name__).warning("tmux is started as part of this service, and ends with it: %s", why)
+        return self._run(arguments)
+
+    def _argv(self, arguments: Sequence[str]) -> tuple[str, ...]:
+        return (self.program, "-u", *self._configuration, "-S", self.socket, *arguments)
+
+    def _execute(self, argv: Sequence[str], given: bytes | None = None) -> processes.Finished:
+        return processes.execute(argv, env=self.environment, timeout=self.timeout, given=given, cwd="/")
+
+    def _answered(self, finished: processes.Finished) -> processes.Finished:
+        """What tmux has answered. Raises `Unanswered` if it took too long."""
         if finished.timed_out:
             raise Unanswered(
                 f"tmux on {self.socket} did not answer within {self.timeout:g} s", f"tmux -S {quote(self.socket)} ls"
@@ -265,3 +340,16 @@ class Windows:
 def _escaped(word: str) -> str:
     """A word of a command for tmux: one that ends in `;` would end the command there."""
     return word[:-1] + "\\;" if word.endswith(";") else word
+
+
+def _ring(tty: str) -> None:
+    """Ring a terminal's bell, without waiting for one that takes nothing now and without making it ours."""
+    try:
+        descriptor = os.open(tty, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            if os.isatty(descriptor):
+                os.write(descriptor, b"\a")
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass  # it is gone, stopped with Ctrl-S, or another user's
