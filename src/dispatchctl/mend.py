@@ -264,13 +264,13 @@ def _kill(work: Work) -> None:
 def _stall(work: Work) -> None:
     if work.runtime.store.run(work.run.token).activity is not work.run.activity:
         raise _quicker(work.run)
-    work.runtime.store.note_activity(work.run.token, Activity.STALLED, actor=work.actor, at=now())
+    work.runtime.store.note_activity(work.run.token, Activity.STALLED, actor=work.actor, at=now(), why=work.reason)
 
 
 def _stir(work: Work) -> None:
     if work.runtime.store.run(work.run.token).activity is not Activity.STALLED:
         raise _quicker(work.run)
-    work.runtime.store.note_activity(work.run.token, Activity.WORKING, actor=work.actor, at=now())
+    work.runtime.store.note_activity(work.run.token, Activity.WORKING, actor=work.actor, at=now(), why=work.reason)
 
 
 # -- what has no open run, or began without the database's knowing -------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Clearing away what finished tasks left: worktrees, branches, panes and run directories. Rows and events stay.
+"""Clearing away what finished tasks left: worktrees, branches, panes and run directories. Rows stay, and events unless asked.
 
 A task is finished when it is done, failed or cancelled and all its runs are closed. Work that would be lost is kept and
 named, and so is the branch that a task which is still to run would start from.
@@ -7,33 +7,38 @@ named, and so is the branch that a task which is still to run would start from.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from shlex import quote
 
 from dispatchctl import clearing
 from dispatchctl.clearing import Obstacle
+from dispatchctl.durations import format_time
 from dispatchctl.errors import DispatchctlError, NoSuchTask
-from dispatchctl.runtime import Runtime
+from dispatchctl.runtime import Runtime, now
 from dispatchctl.snapshot import Server
-from dispatchctl.task import FINISHED, Actor, Phase, Run, Status, Task
+from dispatchctl.store.counted import Forgettable
+from dispatchctl.task import FINISHED, Actor, Phase, Run, Task
+
+BATCH = 300
+"""Events that are dropped in one transaction, or as many as one task has."""
 
 
 class Kind(StrEnum):
-    """What becomes of a run's worktree, branch, pane and directory."""
+    """What becomes of a run's worktree, branch, pane and directory, or of a task's events."""
 
     CLEAR = "clear"
     KEEP = "keep"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of one run, why, and what was said of it meanwhile.
+    """What became of one run, why, and what was said of it meanwhile; without a run, of a task's events.
 
     `failed` says that it could not be told or done, not that there is work in it.
     """
 
     kind: Kind
     task: int
-    run: str
+    run: str | None
     why: str
     hint: str | None = None
     failed: bool = False
@@ -46,8 +51,8 @@ class Pruned:
 
     @property
     def ok(self) -> bool:
-        """Whether it was cleared."""
-        return self.kind is Kind.CLEAR
+        """Whether it was cleared, or forgotten."""
+        return self.kind is not Kind.KEEP
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,40 @@ def prune(runtime: Runtime, wish: Wish, *, tell: Callable[[str], None]) -> Itera
             yield from _Pruning(runtime, wish, servers, tell).task(task)
         except NoSuchTask:
             continue  # removed meanwhile
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which finished and removed tasks lose their events: those to which nothing has happened since `last_before`
+    (milliseconds since the epoch), and those that come after the `keep_tasks` newest. None: not for that."""
+
+    last_before: int | None = None
+    keep_tasks: int | None = None
+    dry_run: bool = False
+
+
+def forget(runtime: Runtime, wanted: Retention) -> Iterator[Pruned]:
+    """Drop all events of a task or none, few tasks at a time, so that no other write waits for long.
+
+    One event stays that holds the rows as they are; of a removed task nothing does.
+    """
+    if wanted.last_before is None and wanted.keep_tasks is None:
+        return
+    chosen = [each for rank, each in enumerate(runtime.store.forgettable()) if _is_over(wanted, rank, each)]
+    while chosen:
+        batch, events = [chosen.pop()], 0
+        while chosen and events < BATCH:
+            events += batch[-1].events
+            batch.append(chosen.pop())
+        gone = batch if wanted.dry_run else runtime.store.forget(batch, actor=Actor.USER, at=now())
+        for each in gone:
+            why = f"{each.events} events, the last of {format_time(each.last_at)}"
+            yield Pruned(Kind.FORGET, each.task, None, why)
+
+
+def _is_over(wanted: Retention, rank: int, each: Forgettable) -> bool:
+    too_old = wanted.last_before is not None and each.last_at <= wanted.last_before
+    return too_old or (wanted.keep_tasks is not None and rank >= wanted.keep_tasks)
 
 
 @dataclass(frozen=True)
@@ -144,18 +183,4 @@ class _Pruning:
         if clearing.repository_of(runtime, place) is None:
             gone = Obstacle(f"its repository {place.repo} is not there, nor can its branch be seen", rescuable=True)
             return clearing.obstacle(runtime, place) or gone
-        return self._needed(task, place)
-
-    def _needed(self, task: Task, place: Run) -> Obstacle | None:
-        """A task that is still to run would start from this branch, and from its base if the branch were gone."""
-        if task.status is not Status.DONE or task.run is None or task.run.branch != place.branch:
-            return None
-        for number in self.runtime.store.children(task.id):
-            child = self.runtime.store.task(number)
-            git = self.runtime.git
-            if child.status is Status.DONE or child.repo != place.repo:
-                continue
-            if not git.is_merged(place.repo, place.branch, child.base):
-                why = f"task {number}, which is {child.status}, is to start from its branch {place.branch}"
-                return Obstacle(why, f"git -C {quote(place.repo)} merge {place.branch}")
-        return None
+        return clearing.needed(runtime, task, place)

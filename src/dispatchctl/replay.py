@@ -2,6 +2,7 @@
 
 An event carries the columns that it changed, of its task and of its run. So the fold gives every column of both tables but
 those that the schema marks as derived or as a last sighting, and nothing that happened has to be believed without proof.
+Where events were pruned, one holds the rows of the task and of its runs, under `task` and `runs`, as they were then.
 """
 
 from collections.abc import Iterable
@@ -33,9 +34,11 @@ def replay(events: Iterable[Event]) -> Replayed:
             continue
         if changed := event.detail.get("task"):
             row = replayed.tasks.setdefault(event.task, {"id": event.task})
-            row.update(changed, updated_at=event.at)
+            row.update({"updated_at": event.at, **changed})
         if event.run is not None and (changed := event.detail.get("run")):
             replayed.runs.setdefault(event.run, {"token": event.run}).update(changed)
+        for token, whole in event.detail.get("runs", {}).items():
+            replayed.runs[token] = {"token": token, **whole}
     return replayed
 
 

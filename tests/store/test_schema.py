@@ -271,7 +271,7 @@ def test_nothing_on_the_way_of_a_run_looks_at_every_row(bench: Bench, raw: sqlit
     assert len(found) > 15
     assert indexes(found, "ORDER BY priority, id LIMIT 1") == ["tasks_claimable", "tasks_claimable_by_place"]
     assert set(indexes(found, "SELECT repo, agent FROM tasks")) == {"tasks_claimable_by_place"}
-    assert indexes(found, "FROM events") == ["events_of_task", "PRIMARY KEY", "events_by_time"]
+    assert set(indexes(found, "FROM events")) == {"events_of_task", "PRIMARY KEY", "events_by_time"}
     assert scans(found) == []
 
 

@@ -111,6 +111,17 @@ def moment(text: str | None) -> int | None:
     return at if text == "now" else parse_when(text, at)
 
 
+def since_when(text: str, at: int) -> int:
+    """A time in the past in milliseconds, given as one or as how long ago, with or without a sign; 0 is the beginning."""
+    bare = text.strip().lstrip("+-")
+    if bare == "0":
+        return 0
+    try:
+        return at - 1000 * parse_duration(bare)
+    except UsageError:
+        return moment(text) or 0
+
+
 def prompt_text(
     environment: Environment, *, text: str | None, file: str | None, stdin: bool, editor: bool, draft: str
 ) -> str | None:

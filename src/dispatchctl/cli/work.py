@@ -12,6 +12,9 @@ from dispatchctl.durations import parse_duration
 from dispatchctl.errors import ExitCode, Unavailable, UsageError
 from dispatchctl.task import Status
 
+SHOWN = 20
+"""Tasks that are named of what there may be thousands of."""
+
 
 def dispatch(
     cli: Cli,
@@ -174,13 +177,33 @@ def prune(
     force: Annotated[
         bool, typer.Option("--force", help="Even where work would be lost: a rescue ref keeps it.")
     ] = False,
+    events_older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--events-older-than",
+            metavar="TIME",
+            help="Drop the history of finished tasks to which nothing has happened for so long. Default: history.keep.",
+        ),
+    ] = None,
+    keep_tasks: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-tasks",
+            metavar="N",
+            click_type=Whole(0),
+            help="Drop that of all finished tasks but the last so many.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> int:
     """Clear away worktrees, branches, windows and run directories of finished tasks; quiet when there are none.
 
-    Finished is done, failed or cancelled, for a week if --older-than does not say otherwise. The tasks and their history
-    stay. What would be lost is kept and named, with exit code 0; with --force a ref keeps it, and the way to get it back is
-    shown. Exit code 1 if something could not be told or done.
+    Finished is done, failed or cancelled, for a week if --older-than does not say otherwise. The tasks stay. What would be
+    lost is kept and named, with exit code 0; with --force a ref keeps it, and the way to get it back is shown. Exit code 1 if
+    something could not be told or done.
+
+    The history stays for ever, unless an option or the setting history.keep says otherwise. Then all events of a task go
+    or none, and one stays that says how the task and its runs are now; of a task that was removed all go.
     """
     from dispatchctl import prune as pruning
     from dispatchctl.render import shapes
@@ -196,6 +219,15 @@ def prune(
             cli.output.failure(f"{line} is kept: {each.why}", each.hint)
         elif not cli.as_json:
             cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.why}")
+    keep = cli.runtime.settings.history.keep if events_older_than is None else parse_duration(events_older_than)
+    last_before = now() - 1000 * keep if keep or events_older_than is not None else None
+    forgotten = list(pruning.forget(cli.runtime, pruning.Retention(last_before, keep_tasks, dry_run)))
+    if forgotten and not cli.as_json:
+        which = ", ".join(str(each.task) for each in forgotten[:SHOWN])
+        more = len(forgotten) - SHOWN
+        which += f" and {more} more" if more > 0 else ""
+        cli.output.line(f"the history of task {which} {'would be' if dry_run else 'is'} dropped")
+    done += forgotten
     if cli.as_json:
         cli.output.json({"actions": [shapes.action(each, each.ok) for each in done]})
     return ExitCode.FAILED if any(each.failed for each in done) else ExitCode.OK

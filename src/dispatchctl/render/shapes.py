@@ -1,5 +1,6 @@
 """The JSON of the contract (section 8 of the design). Every key is always there; null is "not known"."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -67,6 +68,22 @@ def task(value: Task, held: str | None) -> dict[str, Any]:
     }
 
 
+def because(event: Event) -> str | None:
+    """Why it happened, where anybody said so: an error, a report, a result, a human's note, or what was seen."""
+    if "events" in event.detail:
+        return f"{event.detail['events']} earlier events were dropped"
+    if event.detail.get("why"):
+        return str(event.detail["why"])
+    task: Mapping[str, object] = event.detail.get("task", {})
+    run: Mapping[str, object] = event.detail.get("run", {})
+    for source, key in ((task, "error"), (run, "error"), (run, "report_message"), (task, "result"), (task, "note")):
+        if source.get(key):
+            return str(source[key])
+    if run.get("outcome"):
+        return f"exited with {run['exit_code']}" if run.get("exit_code") is not None else f"{run['outcome']}"
+    return None
+
+
 def event(value: Event) -> dict[str, Any]:
     """An event."""
     return {
@@ -78,6 +95,7 @@ def event(value: Event) -> dict[str, Any]:
         "kind": value.kind,
         "from": value.from_status,
         "to": value.to_status,
+        "reason": because(value),
         "detail": value.detail,
     }
 

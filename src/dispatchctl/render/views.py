@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from dispatchctl.durations import format_duration, format_time
+from dispatchctl.render.shapes import because
 from dispatchctl.render.text import STATUS_STYLE, Cell, Heads, ago
 from dispatchctl.task import Event, Run, Task
 
@@ -74,17 +75,14 @@ def event_row(event: Event) -> tuple[Cell, ...]:
         Cell(event.actor),
         Cell(event.kind),
         Cell(change, STATUS_STYLE[event.to_status] if event.to_status else ""),
-        Cell(_summary(event)),
+        Cell(because(event) or _fact(event)),
     )
 
 
-def _summary(event: Event) -> str:
-    """The one thing of the detail that a person wants to see."""
+def _fact(event: Event) -> str:
+    """The one thing of the detail that a person wants to see where nobody said why."""
     task: Mapping[str, object] = event.detail.get("task", {})
     run: Mapping[str, object] = event.detail.get("run", {})
-    for source, key in ((task, "error"), (run, "error"), (run, "report_message"), (task, "result"), (task, "note")):
-        if source.get(key):
-            return str(source[key])
     for key in ("outcome", "report", "ask", "pane_id", "agent_pid", "branch", "title"):
         found = run.get(key) or task.get(key)
         if found:

@@ -72,6 +72,15 @@ class Database:
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
+    def mappings(self, sql: str, parameters: "Parameters" = ()) -> "list[dict[str, Any]]":
+        """All rows of one statement, each with its columns by name."""
+        try:
+            cursor = self._connection.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
     def execute(self, sql: str, parameters: "Parameters" = ()) -> int:
         """Run one statement inside a transaction; the number of rows it changed."""
         assert self._connection.in_transaction, "a write outside a transaction"

@@ -22,11 +22,12 @@ PARENTS_ARE = "after"
 
 @dataclass(frozen=True)
 class Act:
-    """What was done, by whom and when (milliseconds since the epoch)."""
+    """What was done, by whom and when (milliseconds since the epoch), and why where no column says so."""
 
     kind: str
     actor: Actor
     at: int
+    why: str | None = None
 
 
 class Ledger:
@@ -115,7 +116,7 @@ class Ledger:
         self, task: Task, act: Act, to: Status | None, token: str | None, task_changes: Columns, run_changes: Columns
     ) -> None:
         """Write the event: who, when, from which status to which, and the changed columns, so that it can be replayed."""
-        detail = {"task": task_changes, "run": run_changes}
+        detail = {"task": task_changes, "run": run_changes, "why": act.why}
         moved = to is not None and to is not task.status
         self._write_event(task.id, token, act, (task.status, to) if moved else (None, None), detail)
 
@@ -125,7 +126,7 @@ class Ledger:
         token: str | None,
         act: Act,
         move: tuple[Status | None, Status | None],
-        detail: Mapping[str, Columns],
+        detail: Mapping[str, Any],
     ) -> None:
         text = json.dumps({row: changes for row, changes in detail.items() if changes}, ensure_ascii=False)
         self._database.execute(

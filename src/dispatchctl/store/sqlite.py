@@ -4,7 +4,10 @@ from functools import cached_property
 
 from dispatchctl.store.claiming import Claiming
 from dispatchctl.store.connection import Database
+from dispatchctl.store.figures import Counting
+from dispatchctl.store.forgetting import Forgetting
 from dispatchctl.store.health import Examining
+from dispatchctl.store.merged import MergeVerbs
 from dispatchctl.store.reading import Reading
 from dispatchctl.store.reentering import Reentering
 from dispatchctl.store.runs import RunVerbs
@@ -12,7 +15,7 @@ from dispatchctl.store.schema import migrate
 from dispatchctl.store.tasks import TaskVerbs
 
 
-class SqliteStore(TaskVerbs, Claiming, RunVerbs, Reentering, Reading, Examining):
+class SqliteStore(TaskVerbs, Claiming, RunVerbs, MergeVerbs, Reentering, Reading, Counting, Forgetting, Examining):
     """A `Store` in one SQLite file."""
 
     def __init__(self, path: str, *, create: bool, busy_timeout: float) -> None:
