@@ -420,14 +420,14 @@ def _end_group(group: int, reap: "Callable[[], int | None]", grace: float = 3.0)
         except ProcessLookupError:
             return
         while time.monotonic() < deadline:
-            if not _group_lives(group):
+            if not group_lives(group):
                 reap()
                 return
             reap()
             time.sleep(0.01)
 
 
-def _group_lives(group: int) -> bool:
+def group_lives(group: int) -> bool:
     """Whether the process group has a member that is more than a zombie, which an idle pid 1 may leave for long."""
     try:
         os.killpg(group, 0)
