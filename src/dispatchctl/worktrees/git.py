@@ -1,6 +1,7 @@
 """Asking git: without inherited `GIT_*` variables, in a process group of its own, with a time limit."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
@@ -36,6 +37,17 @@ class Git:
         marked = type(self)(self.program, self.environment, self.limits)
         marked.environment["DISPATCHCTL_TOKEN"] = token
         return marked
+
+    def _set(self, settings: Sequence[tuple[str, str]] = (), **variables: str) -> Self:
+        """The same git with further settings, which outrank every file, and further variables."""
+        apart = type(self)(self.program, self.environment, self.limits)
+        given = {name: value for name, value in self.environment.items() if name.startswith("GIT_")}
+        number = int(given.get("GIT_CONFIG_COUNT", "0"))
+        for key, value in settings:
+            given |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+            number += 1
+        apart.environment |= given | variables | {"GIT_CONFIG_COUNT": str(number)}
+        return apart
 
     def _git(
         self,
@@ -91,9 +103,20 @@ class Git:
     ) -> Finished:
         finished = self._git(directory, *arguments, held=held, limit=limit)
         if finished.code != 0:
-            locked = ".lock': File exists" in finished.last_words  # by a git that was killed, or is still at work
-            raise LaunchError(
-                f"task {run.task}: {what} failed with {finished.code}: {finished.last_words}",
-                "dispatchctl doctor" if locked else f"git -C {quote(run.repo)} worktree list",
-            )
+            raise self.failure(run, what, finished)
         return finished
+
+    def failure(self, run: Run, what: str, finished: Finished) -> LaunchError:
+        """What git failed with, in words: a lock file in its way is named, which git does far above its last words."""
+        lock = _lock_named(finished.err)
+        if lock is None:
+            why, hint = finished.last_words, f"git -C {quote(run.repo)} worktree list"
+        else:
+            why, hint = f"{lock} is held by another git, or was left by one that was killed", "dispatchctl doctor"
+        return LaunchError(f"task {run.task}: {what} failed with {finished.code}: {why}", hint)
+
+
+def _lock_named(said: bytes) -> str | None:
+    """The lock file that git says it found, in whatever language; also `packed-refs.new`, which stands for one."""
+    found = re.findall(rb"(?<![\w.)-])(/[^\n']*(?:\.lock|/packed-refs\.new))", said)
+    return next((path for path in map(os.fsdecode, found) if os.path.lexists(path)), None)

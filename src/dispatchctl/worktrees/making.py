@@ -11,14 +11,15 @@ from dispatchctl.errors import LaunchError, Refused, Unanswered
 from dispatchctl.processes import Finished, Lock
 from dispatchctl.task import Run
 from dispatchctl.worktrees.entries import Entry, entries
-from dispatchctl.worktrees.repositories import Repositories, remove_if_empty, rescue_ref
+from dispatchctl.worktrees.refs import Refs
+from dispatchctl.worktrees.repositories import remove_if_empty, rescue_ref
 
 NO_COMMIT = "0" * 40
 HOOK_OUTPUT = 65_536
 """Bytes that are kept of what a hook said last."""
 
 
-class Making(Repositories):
+class Making(Refs):
     """The worktree of a run that is being started."""
 
     def is_there(self, run: Run) -> bool:
@@ -147,8 +148,9 @@ class Making(Repositories):
         """Delete the branch that this run made, if it still points where the run left it."""
         if not run.owns_branch:
             return
-        tip = self.branch_tip(run.repo, run.branch)
+        ref, tip = f"refs/heads/{run.branch}", self.branch_tip(run.repo, run.branch)
         if tip is None:
+            self.drop_ref_lock(run, ref)  # of a git that was killed before it had made the branch
             return
         if run.branch in self.registered(run.repo).values():
             raise Refused(
@@ -159,8 +161,7 @@ class Making(Repositories):
                 f"the branch {run.branch} moved while it was to be deleted",
                 f"git -C {quote(run.repo)} log {run.branch}",
             )
-        self._drop_branch_lock(run)
-        self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", tip)
+        self.delete_ref(run, ref, tip)
 
     def is_locked_for(self, run: Run, reason: str) -> bool:
         """Whether there is a worktree at the run's path that is locked for this reason."""
@@ -190,17 +191,10 @@ class Making(Repositories):
         finally:
             lock.release()
 
-    def _drop_branch_lock(self, run: Run) -> None:
-        """Remove the lock that a killed git left on the branch: it is this run's, and none of its processes is left."""
-        try:
-            os.unlink(os.path.join(self._common_dir(run.repo), "refs", "heads", f"{run.branch}.lock"))
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-
     def _rescue(self, run: Run) -> None:
         tip = self.branch_tip(run.repo, run.branch) if run.owns_branch else None
         if tip is not None and tip != run.base_commit:
-            self._must(run, "git update-ref", run.repo, "update-ref", rescue_ref(run), tip)
+            self.set_ref(run, rescue_ref(run), tip)
 
 
 def _is_below(path: str, directory: str) -> bool:

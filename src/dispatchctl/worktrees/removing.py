@@ -56,7 +56,7 @@ class Removing(Rescuing):
     def delete_branch(self, run: Run, found: Found) -> None:
         """Delete the branch if it still points to what was found, unless it is checked out elsewhere."""
         if found.tip is not None and not found.elsewhere:
-            self._must(run, "git update-ref", run.repo, "update-ref", "-d", f"refs/heads/{run.branch}", found.tip)
+            self.delete_ref(run, f"refs/heads/{run.branch}", found.tip)
 
     def delete_files(self, run: Run) -> None:
         """Delete the files of a worktree that is given up; nothing happens if there are none."""

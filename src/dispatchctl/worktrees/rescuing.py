@@ -8,10 +8,11 @@ from shlex import quote
 
 from dispatchctl.task import Run
 from dispatchctl.worktrees.keeping import DURABLE, Found, Keeping
+from dispatchctl.worktrees.refs import Refs
 from dispatchctl.worktrees.repositories import rescue_ref
 
 
-class Rescuing(Keeping):
+class Rescuing(Refs, Keeping):
     """What `--force` does before anything goes, and what needs no rescue."""
 
     def rescue(self, run: Run, found: Found) -> str:
@@ -40,8 +41,8 @@ class Rescuing(Keeping):
             return True
         if old and not self._is_in(run.repo, old, tip):
             return False
-        fsync = [word for key, value in DURABLE for word in ("-c", f"{key}={value}")]
-        self._must(run, "git update-ref", run.repo, *fsync, "update-ref", ref, tip, old or "0" * len(tip))
+        durably = tuple(word for key, value in DURABLE for word in ("-c", f"{key}={value}"))
+        self.set_ref(run, ref, tip, old or "0" * len(tip), durably=durably)
         return True
 
     def _is_in(self, repo: str, commit: str, tip: str) -> bool:
