@@ -13,7 +13,7 @@ from pathlib import Path
 from dispatchctl import agents, machine, processes
 from dispatchctl.agents import Profile
 from dispatchctl.config import Environment, Settings, database_path, load, state_dir, tmux_socket, worktrees_root
-from dispatchctl.errors import DispatchctlError, Unavailable
+from dispatchctl.errors import DispatchctlError, Unavailable, UsageError
 from dispatchctl.store import open_store
 from dispatchctl.store.protocol import Store
 from dispatchctl.windows import Windows
@@ -43,12 +43,20 @@ class Runtime:
     db_option: str | None = None
     config_option: str | None = None
     private_tmux: bool = False
+    lenient: bool = False
+    """Whether the defaults stand in for settings that are not valid: what an agent says of itself must not be lost."""
+
     _of_repository: dict[str, Settings] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Settings:
         """The user's settings, without any repository's."""
-        return load(self.environment, config_option=self.config_option)
+        try:
+            return load(self.environment, config_option=self.config_option)
+        except UsageError:
+            if self.lenient:
+                return Settings()
+            raise
 
     def anew(self, settings: Settings | None = None) -> "Runtime":
         """The same with nothing opened yet, for a forked process; with other settings, if they were read again."""

@@ -102,7 +102,7 @@ def watch(
     `attendants` are called at every turn. `servants` are kept running as workers of their own, each with a name. `load` reads
     the settings again.
     """
-    _ = runtime.store  # a database that is not there must not leave a directory of locks behind
+    runtime.store = open_store(str(runtime.database), busy_timeout=PATIENT_S)  # first: without one no lock is left behind
     lock = _sole(runtime)
     try:
         _Watch(runtime, options, say, attendants, servants, load, lock).run()
@@ -173,7 +173,7 @@ class _Watch:
         self.told = 0
         self.version: int | None = None
         self.next_due: int | None = None
-        self.file: tuple[int, int] | None = None
+        self.file = _file(runtime)
         self.changes = inotify.listen(str(runtime.database.parent))
         self.signals, self.wake = os.pipe()
         for descriptor in (self.signals, self.wake):
@@ -320,17 +320,14 @@ class _Watch:
 
     def _reopen(self) -> None:
         """Open the database again if another file has taken its place; raises `Unavailable` while there is none."""
-        try:
-            found = os.stat(self.runtime.database)
-            file = (found.st_dev, found.st_ino)
-        except FileNotFoundError:
-            file = None
+        file = _file(self.runtime)
         if self.file is None or file != self.file:
             if "store" in self.runtime.__dict__:
                 self.runtime.store.close()
                 del self.runtime.store
             self.runtime.store = open_store(str(self.runtime.database), busy_timeout=PATIENT_S)
             self.file, self.version, self.due = file, None, 0.0
+            self.told = min(self.told, self.runtime.store.last_event())
 
     def _reconcile(self) -> None:
         """Have every status made true: at each interval, or once a minute while nothing runs and nothing changes."""
@@ -459,6 +456,15 @@ class _Watch:
         self._turn(self._follow)
         for worker in self.workers:
             self.say(Entry(f"process {worker.pid} is not finished with {worker.name} and goes on alone", "warning"))
+
+
+def _file(runtime: Runtime) -> tuple[int, int] | None:
+    """Which file the database is; None while there is none."""
+    try:
+        found = os.stat(runtime.database)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 # -- what workers do -----------------------------------------------------------------------------------------------------

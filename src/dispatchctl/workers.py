@@ -79,8 +79,11 @@ def fork(name: str, work: Callable[[Tell], None], *, dropping: Iterable[int] = (
 
     SIGTERM and SIGINT raise `Terminated` in it. Its exit status is 0, or 1 after an exception, which it shows on stderr.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass  # nobody reads it any more, or its disk is full: the daemon goes on
     reading, writing = os.pipe()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:

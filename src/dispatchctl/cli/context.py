@@ -70,7 +70,8 @@ class Cli:
     @cached_property
     def runtime(self) -> Runtime:
         """The parts, put together."""
-        return Runtime(self.environment, self.given.db, self.given.config)
+        environment = self.environment
+        return Runtime(environment, self.given.db, self.given.config, lenient=environment.token is not None)
 
     @cached_property
     def output(self) -> Output:

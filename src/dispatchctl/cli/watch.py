@@ -1,6 +1,7 @@
 """watch: the daemon in the foreground, with its log on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -77,9 +78,11 @@ def _writer(form: str, *, to_journal: bool, quiet: bool, now: Callable[[], int])
             hint = f" ({entry.hint})" if entry.hint else ""
             line = f"{begin}{level}{visible(entry.message + hint)}"
         try:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            sys.stderr.buffer.write(f"{line}\n".encode(errors="backslashreplace"))
+            sys.stderr.buffer.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # whoever read the log is gone
         except OSError:
-            pass  # whoever read the log is gone, or its disk is full; the work goes on
+            pass  # its disk is full; the work goes on
 
     return write
