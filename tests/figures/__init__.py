@@ -1,0 +1,1 @@
+"""How fast it is: `python -m figures` measures, and writes docs/figures.md."""
