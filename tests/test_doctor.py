@@ -1,6 +1,7 @@
 """Doctor finds what is wrong, by planting it in the real world; and `--fix` mends it, where that cannot lose work."""
 
 import os
+import pwd
 import signal
 import sqlite3
 import subprocess
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.desk import path_without
 from reconcile.scene import AT_WORK, at_work, copy_of, dispatcher, gone, is_stopped, kill, killed_at, put_back
 from world import World, eventually
 
+from dispatchctl import machine, processes, service
 from dispatchctl.dispatch import dispatch
 from dispatchctl.doctor import trace_checks
 from dispatchctl.doctor.every import CHECKS, Finding, Severity, examine
 from dispatchctl.examination import look
 from dispatchctl.reconcile import reconcile
-from dispatchctl.runtime import Runtime, now
+from dispatchctl.runtime import Runtime, now, watch_lock
 from dispatchctl.task import Run, Status, Task
 
 EARLIER = -7_200_000
@@ -626,12 +629,26 @@ def test_runs_in_two_servers_are_found(world: World) -> None:
 def test_tasks_that_nobody_starts_are_found(world: World) -> None:
     runtime, _ = queued(world)
     assert found(world, "queue-moves") == []
-    by_hand(runtime, f"UPDATE tasks SET updated_at = updated_at + {EARLIER}")
+    by_hand(runtime, f"UPDATE tasks SET ready_at = ready_at + {EARLIER}")
     assert "ready since 2h" in one(world, "queue-moves", Severity.WARNING).problem
     world.extra["DISPATCHCTL_DISPATCH__MAX_RUNNING"] = "1"
     queued(world, AT_WORK)
     dispatch(world.runtime(), [2])
     assert found(world, "queue-moves") == [], "there is no room"
+
+
+def test_a_pause_that_somebody_may_have_forgotten_is_found(world: World) -> None:
+    runtime, first = queued(world)
+    by_hand(runtime, f"UPDATE tasks SET ready_at = ready_at + {EARLIER}")
+    runtime.store.pause(first.repo, reason=None, at=now())
+    assert found(world, "not-paused-for-long") == []
+    assert found(world, "queue-moves") == [], "nobody is to start what is paused"
+    by_hand(runtime, "UPDATE pauses SET at = at - 2 * 86400000")
+    finding = one(world, "not-paused-for-long", Severity.INFO)
+    assert finding.subject == first.repo
+    assert finding.fix == f"dispatchctl unpause --repo {first.repo}"
+    runtime.store.unpause(first.repo)
+    one(world, "queue-moves", Severity.WARNING)
 
 
 def test_a_task_that_waits_for_ever_is_found(world: World) -> None:
@@ -848,3 +865,118 @@ def test_json_has_every_key(world: World) -> None:
         ],
         "mended": [],
     }
+
+
+# -- the service ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def installed(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A world with the service installed, by a program of its own, and lingering on; the directory of its units."""
+    own = program(world, "dispatchctl", "true")
+    program(world, "systemctl", "true")
+    world.extra["PATH"] = f"{world.root}:{world.variables['PATH']}"
+    lingering = world.root / "linger"
+    lingering.mkdir()
+    (lingering / pwd.getpwuid(os.getuid()).pw_name).touch()
+    monkeypatch.setattr(machine, "LINGERING", str(lingering))
+    monkeypatch.setattr(sys, "argv", [own])
+    world.runtime().make_store()
+    environment = world.runtime().environment
+    plan = service.plan(environment, db=str(world.root / "o t%her.db"), labels=["a b"], max_running=3)
+    assert service.install(environment, service.units(plan), start=False).of(service.State.WRITTEN)
+    yield service.directory(environment)
+
+
+SERVICE_CHECKS = ("service-program", "service-current", "service-outlives-logout")
+
+
+def test_a_service_as_it_should_be_is_no_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(world, monkeypatch):
+        world.extra["PATH"] = f"/somewhere/else:{world.variables['PATH']}"  # another shell has another PATH
+        assert [found(world, check) for check in SERVICE_CHECKS] == [[], [], []]
+
+
+def test_a_service_whose_program_is_gone_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(world, monkeypatch):
+        (world.root / "dispatchctl").chmod(0o644)
+        units = [(finding.severity, finding.subject) for finding in found(world, "service-program")]
+        assert units == [(Severity.ERROR, name) for name in (service.WATCH, service.RECONCILE)]
+        assert found(world, "service-current") == []
+        assert str(world.root / "dispatchctl") in found(world, "service-program")[0].problem
+
+
+def test_a_service_that_would_be_written_otherwise_now_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(world, monkeypatch) as place:
+        path = place / service.WATCH
+        text = path.read_text()
+        path.write_text(text + "Nice=5\n")
+        changed = one(world, "service-current", Severity.WARNING)
+        assert "was changed" in changed.problem
+        assert changed.fix == "dispatchctl service install --force"
+        older = "".join(text.splitlines(keepends=True)[2:]).replace("RestartSec=10", "RestartSec=1")
+        path.write_text(service.marked(service.WATCH, older))
+        assert "another version" in one(world, "service-current", Severity.WARNING).problem
+        path.write_text(text)
+        monkeypatch.setattr(sys, "argv", [program(world, "dispatchctl2", "true")])
+        others = found(world, "service-current")
+        assert [each.subject for each in others] == [service.WATCH, service.RECONCILE]
+        assert f"runs {world.root}/dispatchctl, and this is " in others[0].problem
+
+
+def test_a_service_that_ends_at_logout_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(world, monkeypatch):
+        monkeypatch.setattr(machine, "LINGERING", "/nonexistent")
+        assert one(world, "service-outlives-logout", Severity.WARNING).fix == "loginctl enable-linger"
+
+
+def test_tasks_that_nobody_starts_by_himself_are_found(world: World) -> None:
+    runtime, _ = queued(world)
+    program(world, "systemctl", "true")
+    world.extra["PATH"] = f"{world.root}:{world.variables['PATH']}"
+    assert found(world, "queue-attended") == [], "it is ready for a moment only"
+    by_hand(runtime, f"UPDATE tasks SET ready_at = {now() - 600_000}, updated_at = {now() - 600_000}")
+    assert one(world, "queue-attended", Severity.INFO).fix == "dispatchctl service install"
+    watch = processes.lock(watch_lock(runtime))
+    assert watch is not None
+    assert found(world, "queue-attended") == []
+    watch.release()
+    assert found(world, "queue-attended")
+
+
+def test_nothing_is_said_of_services_where_there_is_no_systemd(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, _ = queued(world)
+    by_hand(runtime, f"UPDATE tasks SET ready_at = {now() - 600_000}, updated_at = {now() - 600_000}")
+    with installed(world, monkeypatch) as place:
+        (place / service.WATCH).write_text((place / service.WATCH).read_text() + "Nice=5\n")
+        (world.root / "dispatchctl").unlink()
+        monkeypatch.setattr(machine, "LINGERING", "/nonexistent")
+        checks = (*SERVICE_CHECKS, "queue-attended")
+        assert all(found(world, check) for check in checks)
+        world.extra["PATH"] = path_without(world, "systemctl")
+        assert [found(world, check) for check in checks] == [[], [], [], []]
+
+
+def test_somebody_elses_unit_is_not_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(world, monkeypatch) as place:
+        for name in service.UNITS:
+            (place / name).write_text("[Service]\nExecStart=/nonexistent/mine\n")
+        monkeypatch.setattr(machine, "LINGERING", "/nonexistent")
+        assert [found(world, check) for check in SERVICE_CHECKS] == [[], [], []]
+
+
+def test_a_server_in_the_daemons_own_service_is_known_by_its_control_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lines are those of systemd 252's users' services, with one hierarchy and with several."""
+    group = "/user.slice/user-1000.slice/user@1000.service/app.slice"
+    for said, unit in {
+        f"0::{group}/dispatchctl.service\n": "dispatchctl.service",
+        f"0::{group}/dispatchctl-tmux-0a1b2c3d-1.scope\n": "dispatchctl-tmux-0a1b2c3d-1.scope",
+        f"12:pids:/x\n1:name=systemd:{group}/dispatchctl.service\n0::/\n": "dispatchctl.service",
+        "0::/user.slice/user-1000.slice/session-3.scope\n": "session-3.scope",
+        "0::/\n": None,
+    }.items():
+        monkeypatch.setattr(machine, "_lines", lambda _, said=said: said.splitlines(keepends=True))
+        assert machine.unit(1) == unit
+        assert machine.is_service(unit or "") is (unit == "dispatchctl.service")

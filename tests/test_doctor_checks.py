@@ -28,10 +28,12 @@ from dispatchctl.doctor.health import (
     Queue,
     Repositories,
     Repository,
+    Service,
     Setup,
     Socket,
     Tools,
     Tree,
+    Unit,
     Unknown,
 )
 from dispatchctl.snapshot import Answer, Holder, Pane, SeenRun, Server, Snapshot, Stray
@@ -122,6 +124,8 @@ AGENT = Agent("claude", "/bin/claude", found=True, ready=(7,), signed_in=True)
 TREE = Tree("/repo", "/tree", "0a1b2c3d", "7", "dispatch/7-x", exists=True, run=STARTED)
 REPOSITORY = Repository("/repo", None, (7,), (), (TREE,))
 QUEUE = Queue(AT, (TASK,), claimable=(7,), claimable_since=AT - HOUR)
+UNIT = Unit("dispatchctl.service", "/bin/dispatchctl")
+SERVICE = Service((UNIT,), lingers=True)
 
 
 def fleet(*runs: SeenRun, server: Server = SERVER, strays: tuple[Stray, ...] = (), **more: Any) -> Fleet:
@@ -160,6 +164,7 @@ HEALTHY: dict[type, Part | Unknown] = {
     Queue: QUEUE,
     Repositories: Repositories((REPOSITORY,)),
     Ground: Ground("/data/x.d"),
+    Service: SERVICE,
 }
 BREACH = Fault("x", "it is wrong", "mend it")
 
@@ -259,6 +264,8 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ("server-reachable", fleet(LIVE, names={10: "tmux: server"}), None),
         ("one-server", fleet(LIVE, run(socket="/other")), INFO),
         ("server-survives", fleet(LIVE, sockets=(Socket("/sock", unit="watch.service"),)), WARNING),
+        ("server-survives", fleet(LIVE, sockets=(Socket("/sock", unit="dispatchctl.service"),)), WARNING),
+        ("server-survives", fleet(LIVE, sockets=(Socket("/sock", unit="dispatchctl-tmux-0a1b2c3d-1.scope"),)), None),
         ("server-survives", fleet(LIVE, sockets=(Socket("/sock", unit="user@1000.service"),)), None),
         ("server-survives", fleet(LIVE, sockets=(Socket("/sock", unit="session-3.scope"),)), None),
         ("server-survives", fleet(sockets=(Socket("/sock", unit="watch.service"),)), None),
@@ -268,6 +275,18 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ("reconciled-lately", fleet(reconciled_at=AT - 2 * HOUR), None),
         ("queue-moves", replace(QUEUE, claimable_since=AT - 2 * HOUR), WARNING),
         ("queue-moves", replace(QUEUE, claimable_since=AT - 2 * HOUR, room=0), None),
+        ("not-paused-for-long", replace(QUEUE, paused={"/repo": AT - 25 * HOUR}), INFO),
+        ("not-paused-for-long", replace(QUEUE, paused={"": AT - 23 * HOUR}), None),
+        ("queue-attended", replace(QUEUE, claimable_since=AT - HOUR, attended=False), INFO),
+        ("queue-attended", replace(QUEUE, claimable_since=AT - HOUR), None),
+        ("queue-attended", replace(QUEUE, claimable_since=AT - 299_000, attended=False), None),
+        ("queue-attended", replace(QUEUE, claimable_since=AT - HOUR, attended=False, room=0), None),
+        ("queue-attended", replace(QUEUE, claimable_since=AT - 2 * HOUR, attended=False), None),
+        ("service-program", replace(SERVICE, units=(replace(UNIT, found=False),)), ERROR),
+        ("service-current", replace(SERVICE, units=(replace(UNIT, outdated=("was changed", True)),)), WARNING),
+        ("service-outlives-logout", replace(SERVICE, lingers=False), WARNING),
+        ("service-outlives-logout", replace(SERVICE, lingers=None), None),
+        ("service-outlives-logout", Service((), False), None),
         ("held-for-ever", waiting(child(8, 7), parents={8: (replace(TASK, status=Status.FAILED),)}), WARNING),
         ("held-for-ever", waiting(child(8, 7), parents={8: (TASK,)}), None),
         ("no-circle", waiting(child(1, 2), child(2, 1)), ERROR),

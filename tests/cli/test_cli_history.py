@@ -90,22 +90,24 @@ def test_ready_is_the_order_of_claims(shared: Desk, crowd: dict[str, int]) -> No
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("soon", "ready: dispatchctl dispatch"),
+        ("soon", "ready: next in line: dispatchctl dispatch"),
         ("held", "held: task FAILED is failed: dispatchctl retry FAILED"),
         ("deferred", "held: not before 2099-01-01T00:00:00.000Z"),
-        ("draft", "backlog"),
-        ("blocked", "blocked: which one?"),
-        ("review", "in_review: 1 file is not committed"),
-        ("failed", "failed: exited with 7"),
+        ("draft", "backlog: a draft, which nobody starts (dispatchctl release ID)"),
+        ("blocked", "blocked: which one? (dispatchctl unblock ID)"),
+        ("review", "in_review: 1 file is not committed (dispatchctl approve ID)"),
+        ("failed", "failed: exited with 7 (dispatchctl retry ID)"),
         ("runs", "in_progress"),
+        ("done", "done"),
+        ("cancelled", "cancelled (dispatchctl retry ID)"),
     ],
 )
 def test_ready_explains_each_reason(shared: Desk, crowd: dict[str, int], name: str, why: str) -> None:
-    why = why.replace("FAILED", str(crowd["failed"]))
+    why = why.replace("FAILED", str(crowd["failed"])).replace("ID", str(crowd[name]))
     [task] = shared.json("ready", str(crowd[name]))["tasks"]
     assert set(task) == {*TASK_KEYS, "why"}
     assert task["why"] == why
-    if name != "runs":
+    if name not in ("runs", "done", "cancelled"):
         everything = shared.ok("ready", "--explain").splitlines()
         assert any(line.split("\t") == [str(crowd[name]), task["title"], why] for line in everything)
 
@@ -113,4 +115,5 @@ def test_ready_explains_each_reason(shared: Desk, crowd: dict[str, int], name: s
 def test_ready_explains_the_limit_on_runs(shared: Desk, crowd: dict[str, int]) -> None:
     [task] = shared.json("ready", str(crowd["soon"]), DISPATCHCTL_DISPATCH__MAX_RUNNING="1")["tasks"]
     ended = [event for event in shared.runtime.store.events() if event.kind in ("ended", "undone")]
-    assert task["why"] == "ready; 2 runs are open and the limit is 1", ended
+    assert task["why"] == "ready: next in line; 2 runs are open and the limit is 1", ended
+    assert task["held"] == "2 runs are open and the limit is 1"

@@ -62,7 +62,7 @@ def test_dry_run_says_what_would_be_started_and_starts_nothing(desk: Desk) -> No
         assert ([task["id"] for task in answer["dispatched"]], answer["failed"]) == (tasks[:2], [])
         said = desk.run("dispatch", "--dry-run", "--max-running", "1")
         assert said.out.split("\t")[0] == str(tasks[0])
-        assert said.err.startswith("0 runs are open and the limit is 1\n")
+        assert said.err.startswith("1 run is open and the limit is 1\n")
         several = desk.json("dispatch", "--dry-run", str(done), str(held), str(tasks[2]), code=1)
         assert [task["id"] for task in several["dispatched"]] == [tasks[2]]
         assert [(each["task"], each["status"]) for each in several["failed"]] == [(done, "cancelled"), (held, "ready")]

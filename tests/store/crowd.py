@@ -69,6 +69,41 @@ def claim_all(number: int, processes: int, path: str) -> list[int]:
     return done
 
 
+LIMITS = Room(6, {"/a": 2, "/b": 0, "/c": 4}, {"x": 3})
+
+
+def claim_within(number: int, processes: int, path: str) -> list[int]:
+    """Claim within `LIMITS`, look, and finish now and then, until there is none; the ids."""
+    meet(f"{path}.meet", number, processes)
+    store, database, chance = open_store(path, busy_timeout=60), Database(path, busy_timeout=60), random.Random(number)
+    done, mine = list[int](), list[str]()
+    over = False
+    while not over or mine:
+        token = f"{number:04x}{len(done):04x}"
+        try:
+            run = store.claim(Claimant(token, "host", "boot", names), room=LIMITS, actor=Actor.DISPATCH, at=1)
+        except QueueFull:
+            run = None
+        else:
+            over = run is None
+        if run is not None:
+            done.append(run.task)
+            mine.append(run.token)
+        occupied = store.occupied()
+        assert occupied.repos.total() <= LIMITS.in_all
+        assert occupied.repos["/a"] <= 2
+        assert occupied.repos["/c"] <= 4
+        assert occupied.agents["x"] <= 3
+        if mine and (run is None or chance.random() < 0.5):
+            ended = mine.pop(chance.randrange(len(mine)))
+            assert fence.start(database, ended, at=2, launcher=(1, 1), agent=(2, 2))
+            ending = Ending(Cause.BY_ITSELF, 3, exit_code=0)
+            store.close_ended(ended, ending, Changes(1, 0), None, Policy(), actor=Actor.LAUNCHER, at=3, jitter=0.5)
+    database.close()
+    store.close()
+    return done
+
+
 def anything(number: int, processes: int, path: str, rounds: int) -> list[str]:
     """Claim, start, undo, finish, report, ask, block, retry and cancel what comes; what was wrong, but for refusals.
 

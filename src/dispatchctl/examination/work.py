@@ -8,13 +8,13 @@ from shlex import quote
 from dispatchctl import machine
 from dispatchctl.doctor.health import Contents, Fault, Fleet, Queue, Socket
 from dispatchctl.errors import DispatchctlError, UsageError
+from dispatchctl.examination.attendance import is_attended
 from dispatchctl.examination.looker import Looker, modified
 from dispatchctl.observation import observe
 from dispatchctl.reconcile import LAST_TIME
 from dispatchctl.room import room_for, within_limits
 from dispatchctl.runtime import now
 from dispatchctl.snapshot import Snapshot
-from dispatchctl.store.protocol import Store
 from dispatchctl.task import Phase, Run, Status, Task
 
 QUICK_CHECK_S = 30.0
@@ -32,7 +32,7 @@ def queue(looker: Looker) -> Queue:
     waiting = store.tasks(status={Status.READY, Status.BACKLOG})
     parents = store.parents([task.id for task in waiting if task.waits])
     claimable = _claimable(looker, at)
-    since = min((_claimable_since(store, task) for task in claimable), default=None)
+    since = min((task.ready_at or task.updated_at for task in claimable), default=None)
     closed = store.last_closed()
     return Queue(
         at,
@@ -43,6 +43,7 @@ def queue(looker: Looker) -> Queue:
         max(since, closed or 0) if since is not None else None,
         looker.settings.dispatch.max_running - len(store.open_runs()),
         {pause.repo: pause.at for pause in store.pauses()},
+        is_attended(looker),
     )
 
 
@@ -50,11 +51,6 @@ def _claimable(looker: Looker, at: int) -> list[Task]:
     """What a claim would take now."""
     ask = partial(looker.stored.claimable, at=at, limit=MANY)
     return within_limits(looker.runtime, room_for(looker.runtime), lambda room: ask(room=room))
-
-
-def _claimable_since(store: Store, task: Task) -> int:
-    """When the last thing changed that had kept the task from being claimed."""
-    return max([task.updated_at, task.not_before or 0, *(store.task(parent).updated_at for parent in task.after)])
 
 
 def fleet(looker: Looker) -> Fleet:
