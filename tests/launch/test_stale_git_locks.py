@@ -191,10 +191,10 @@ def test_a_lock_that_changes_between_two_looks_is_left(tmp_path: Path, monkeypat
     lock.touch()
     look = stale._may_hold
 
-    def changed(path: str, places: list[str]) -> set[processes.Process]:
+    def changed(places: list[str]) -> set[processes.Process]:
         lock.unlink()
         lock.write_text("another")
-        return look(path, places)
+        return look(places)
 
     monkeypatch.setattr(stale, "_may_hold", changed)
     assert not stale.is_abandoned(str(lock), [])

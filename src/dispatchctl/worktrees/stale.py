@@ -33,13 +33,13 @@ def is_abandoned(lock: str, places: Collection[str]) -> bool:
     identity = _identity(lock)
     if identity is None:
         return False
-    before = _may_hold(lock, places)
+    before = _may_hold(places)
     deadline = time.monotonic() + BETWEEN_LOOKS_S
     while time.monotonic() < deadline:
         if _identity(lock) != identity:
             return False
         time.sleep(0.02)
-    return not before & _may_hold(lock, places) and _identity(lock) == identity and not machine.openers([lock])
+    return not before & _may_hold(places) and _identity(lock) == identity and not machine.openers([lock])
 
 
 def _identity(path: str) -> Identity | None:
@@ -53,9 +53,9 @@ def _identity(path: str) -> Identity | None:
     return at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns
 
 
-def _may_hold(lock: str, places: Collection[str]) -> set[Process]:
-    """Who has the lock open, and every git at work in the repository, by where it is or by what it was told."""
-    found = set(machine.openers([lock]).get(lock, ()))
+def _may_hold(places: Collection[str]) -> set[Process]:
+    """Every git at work in the repository, by where it is or by what it was told."""
+    found = set()
     at_work = {pid for place in places for pid in processes.working_in(place)}
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
         if machine.name(pid).startswith("git") and (pid in at_work or _was_told(pid, places)):
