@@ -169,8 +169,12 @@ class Repositories(Git):
         return [line.removeprefix("refs/heads/") for line in names.splitlines()]
 
     def lock_files(self, common_dir: str, mark: str) -> list[str]:
-        """git's lock files in the repository, and in its worktrees that are locked for a reason that begins with `mark`."""
+        """git's lock files in the repository, on its branches and rescue refs, and in its worktrees that are locked for a
+        reason that begins with `mark`."""
         found = [os.path.join(common_dir, name) for name in _names(common_dir) if _is_lock(name)]
+        for refs in ("refs/heads", "refs/dispatchctl"):
+            for directory, _, names in os.walk(os.path.join(common_dir, refs)):
+                found += [os.path.join(directory, name) for name in names if _is_lock(name)]
         top = os.path.join(common_dir, "worktrees")
         for own in (os.path.join(top, name) for name in _names(top)):
             if _beginning(os.path.join(own, "locked"), len(mark)) == mark:
@@ -227,8 +231,8 @@ def _names(directory: str) -> list[str]:
 
 
 def _is_lock(name: str) -> bool:
-    """git's own locks; `dispatchctl.lock` is ours and stays."""
-    return name.endswith(".lock") and name != "dispatchctl.lock"
+    """git's own locks, and what it has only under one; `dispatchctl.lock` is ours and stays."""
+    return (name.endswith(".lock") and name != "dispatchctl.lock") or name == "packed-refs.new"
 
 
 def _beginning(path: str, length: int) -> str:
