@@ -9,6 +9,7 @@ from dispatchctl.agents import (
     LONGEST_ARGUMENT,
     PLACEHOLDERS,
     Invocation,
+    LastMessage,
     Profile,
     PromptBy,
     agent_environment,
@@ -22,6 +23,7 @@ from dispatchctl.errors import ExitCode, UsageError
 
 FILE = "/state/runs/0a1b2c3d/prompt"
 SESSION = "6f1c7b52-4f0e-4a36-9f5e-0a1b2c3d4e5f"
+LAST = "/state/runs/0a1b2c3d/last-message"
 SENTENCE = f"Read the task in {FILE} and do what it says."
 NAMES = ("aider", "amp", "claude", "codex", "copilot", "cursor", "gemini", "goose", "opencode", "shell")
 
@@ -35,6 +37,7 @@ def invocation(profile: Profile, prompt: str = "fix it", *, file: str = FILE, re
         session_id=SESSION,
         git_dir="/repo/.git/worktrees/7",
         git_common_dir="/repo/.git",
+        last_message_file=LAST,
         resume=resume,
     )
 
@@ -126,7 +129,7 @@ def test_arguments_of_the_user_come_before_the_prompt_in_every_form(profile: Pro
         pytest.param(
             "codex",
             False,
-            f"codex exec --add-dir /repo/.git/worktrees/7 --add-dir /repo/.git - < {FILE}",
+            f"codex exec --add-dir /repo/.git/worktrees/7 --add-dir /repo/.git -o {LAST} - < {FILE}",
             id="codex-headless",
         ),
         pytest.param("aider", False, f"aider --message-file {FILE}", id="aider"),
@@ -255,7 +258,7 @@ def test_an_argv_tells_how_the_prompt_is_taken(argv: list[str], prompt: PromptBy
 
 def test_every_placeholder_is_replaced_as_a_whole_element() -> None:
     argv = invocation(from_settings("mine", argv=["agent", *PLACEHOLDERS, "{", "}", "{}", '{"json": 1}'])).argv
-    values = ("fix it", FILE, "/trees/7", SESSION, "/repo/.git/worktrees/7", "/repo/.git")
+    values = ("fix it", FILE, "/trees/7", SESSION, "/repo/.git/worktrees/7", "/repo/.git", LAST)
     assert argv == ("agent", *values, "{", "}", "{}", '{"json": 1}')
 
 
@@ -512,3 +515,57 @@ def test_an_absolute_name_needs_no_path(tmp_path: Path) -> None:
     agent = program(tmp_path / "agent")
     assert find_program(from_settings("mine", argv=[str(agent)]), "") == str(agent)
     assert find_program(from_settings("mine", argv=[f"{agent}2"]), str(tmp_path)) is None
+
+
+# --------------------------------------------------------------------------------------------------- its last message
+
+
+def test_where_each_agent_leaves_its_last_message() -> None:
+    found = {(form.name, form.interactive): form.last_message for form in forms() if form.last_message}
+    output, file = LastMessage.OUTPUT, LastMessage.FILE
+    assert found == {("claude", False): output, ("gemini", False): output, ("codex", False): file}
+
+
+def test_codex_writes_its_last_message_into_a_file_also_when_it_goes_on() -> None:
+    for resume in (False, True):
+        argv = invocation(from_settings("codex", interactive=False), resume=resume).argv
+        assert argv[argv.index("-o") + 1] == LAST
+        assert argv.index("-o") > argv.index("exec")
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        pytest.param({"argv": ["mine", "{prompt}"]}, "", id="nowhere"),
+        pytest.param({"argv": ["mine", "-o", "{last_message_file}"]}, "file", id="named in argv"),
+        pytest.param({"argv": ["mine"], "last_message": "output"}, "output", id="output"),
+        pytest.param({"argv": ["mine", "{last_message_file}"], "last_message": ""}, "", id="said not to be read"),
+    ],
+)
+def test_an_agent_of_ones_own_leaves_its_last_message(table: dict[str, Any], expected: str) -> None:
+    assert from_settings("mine", **table).last_message == expected
+
+
+def test_a_built_in_agent_keeps_its_last_message_unless_it_gets_an_argv() -> None:
+    assert from_settings("claude", interactive=False, args=["-v"]).last_message == "output"
+    assert from_settings("claude", interactive=False, last_message="").last_message == ""
+    assert from_settings("claude", argv=["claude", "-p", "{prompt}"]).last_message == ""
+    assert from_settings("claude", interactive=True).last_message == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        pytest.param({"argv": ["a"], "last_message": "screen"}, 'must be "", "output" or "file"', id="unknown"),
+        pytest.param({"argv": ["a"], "last_message": []}, 'must be "", "output" or "file"', id="a list"),
+        pytest.param({"argv": ["a"], "last_message": "file"}, "must have an element {last_message_file}", id="no file"),
+        pytest.param(
+            {"argv": ["a", "{prompt}"], "interactive": True, "last_message": "output"},
+            'last_message cannot be "output" while the agent is interactive',
+            id="a screen",
+        ),
+        pytest.param({"argv": ["a", "-o={last_message_file}"]}, "inside", id="a part of an element"),
+    ],
+)
+def test_a_last_message_that_cannot_be_is_refused(table: dict[str, Any], says: str) -> None:
+    assert says in refusal("mine", **table).message

@@ -10,6 +10,7 @@ from dispatchctl.verdict import (
     Cure,
     Ending,
     Policy,
+    Tried,
     Verdict,
     is_finished,
     judge,
@@ -385,5 +386,70 @@ def test_the_wait_doubles_up_to_an_hour(tries: int, first_s: int, jitter: float,
     assert wait_before_next(tries, first_s, jitter) == expected
 
 
-def test_the_wait_grows_with_the_runs_number() -> None:
-    assert judged(ONE_RETRY, replace(RUN, number=3), EXITED_1).not_before == AT + 60_000
+@pytest.mark.parametrize(
+    ("ending", "tried", "wait_s"),
+    [
+        pytest.param(EXITED_1, Tried(), 15, id="first retry"),
+        pytest.param(EXITED_1, Tried(retries=2), 60, id="third retry"),
+        pytest.param(EXITED_1, Tried(recoveries=9), 15, id="recoveries do not count for a retry"),
+        pytest.param(SERVER_DIED, Tried(recoveries=2), 60, id="third recovery"),
+        pytest.param(SERVER_DIED, Tried(retries=9), 15, id="retries do not count for a recovery"),
+        pytest.param(EXITED_1, Tried(retries=99), 3_600, id="an hour at most"),
+    ],
+)
+def test_a_wait_grows_with_the_tries_of_its_kind(ending: Ending, tried: Tried, wait_s: int) -> None:
+    run = replace(RUN, number=30)  # a human may have had it run as often
+    found = judge(ONE_RETRY, run, ending, NOTHING, None, Policy(), report_by=None, jitter=0.5, tried=tried)
+    assert found.not_before == AT + wait_s * 1000
+
+
+def test_the_wait_for_a_launch_grows_with_the_recoveries() -> None:
+    found = judge_undone(
+        TASK, RUN, "no", cure=Cure.AGAIN, at=AT, policy=Policy(), jitter=0.5, tried=Tried(retries=5, recoveries=1)
+    )
+    assert found.not_before == AT + 30_000
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        pytest.param(TASK, recovered(Outcome.EXITED, "exited with 1"), id="as one of the loss"),
+        pytest.param(ONE_RETRY, recovered(Outcome.EXITED, "exited with 1"), id="the retry is left"),
+        pytest.param(
+            NO_RECOVERY,
+            verdict(Outcome.EXITED, FAILED, "exited with 1; no recovery is left"),
+            id="not for ever",
+        ),
+    ],
+)
+def test_a_failure_to_continue_what_was_lost_uses_up_a_recovery(task: Task, expected: Verdict) -> None:
+    policy = Policy(after_loss=True)
+    assert judge(task, RUN, EXITED_1, NOTHING, None, policy, report_by=None, jitter=0.5) == expected
+
+
+@pytest.mark.parametrize(
+    ("run", "ending", "result", "expected"),
+    [
+        pytest.param(RUN, EXITED_0, None, "last", id="exit 0"),
+        pytest.param(RUN, EXITED_0, "left", "left", id="a result outranks it"),
+        pytest.param(RUN, EXITED_1, None, "last", id="exit 1, where it says what was wrong"),
+        pytest.param(SAID_DONE, EXITED_0, None, "did it", id="what was reported outranks it"),
+        pytest.param(SAID_DONE_ONLY, EXITED_0, None, "last", id="reported without a word"),
+        pytest.param(SAID_FAIL, EXITED_0, None, "last", id="reported as failed"),
+        pytest.param(RUN, SERVER_DIED, None, None, id="lost"),
+        pytest.param(TO_TIME_OUT, OUT_OF_TIME, None, None, id="out of time"),
+        pytest.param(RUN, WINDOW_CLOSED, None, None, id="hung up"),
+    ],
+)
+def test_what_an_agent_said_last_is_its_result_where_it_left_none(
+    run: Run, ending: Ending, result: str | None, expected: str | None
+) -> None:
+    found = judge(
+        TASK, run, ending, COMMITTED, result, Policy(), report_by=Actor.AGENT, jitter=0.5, last_message="last"
+    )
+    assert found.result == expected
+
+
+def test_what_an_agent_said_last_proves_no_work() -> None:
+    found = judge(TASK, RUN, EXITED_0, NOTHING, None, EXPECTS, report_by=None, jitter=0.5, last_message="All done!")
+    assert found == verdict(Outcome.EXITED, REVIEW, "exited 0 but changed nothing", "All done!")

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 BECOME_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 EXIT_FILE_SIZE = 4_096
 STARTED_SIZE = 128
+LAST_MESSAGE = "last-message"
+"""The file of the run directory into which some agents write what they said last."""
+LONGEST_LAST_WORDS = 4_096
+"""Bytes of an agent's output that are taken for what it said last."""
 
 FENCE = effect("launcher passes the fence")
 MARKING = effect("launcher marks the start")
@@ -422,7 +426,12 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
     git = Worktrees(spec["git"], environment)
     status, result = read_result(spec["result_file"])
     actor = Actor.LAUNCHER if by_launcher else Actor.RECONCILE
-    policy = Policy(spec["expects_changes"] == "1", spec["uncommitted"], int(spec["retry_wait_s"]))
+    policy = Policy(
+        spec["expects_changes"] == "1",
+        spec["uncommitted"],
+        int(spec["retry_wait_s"]),
+        after_loss=spec.values.get("after_loss") == "1",
+    )
     store = open_store(spec["database"], busy_timeout=float(spec["busy_timeout"]))
     try:
         run = store.run(spec["token"])
@@ -434,7 +443,15 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
             git.commit_everything(spec["worktree"], f"{store.task(run.task).title}\n\nCommitted for run {run.token}.")
             changes = git.changes(spec["worktree"], spec["base_commit"])
         return store.close_ended(
-            spec["token"], ending, changes, result, policy, actor=actor, at=_now(), jitter=random.random()
+            spec["token"],
+            ending,
+            changes,
+            result,
+            policy,
+            actor=actor,
+            at=_now(),
+            jitter=random.random(),
+            last_message=read_last_message(spec),
         )
     finally:
         store.close()
@@ -446,18 +463,11 @@ def read_result(path: str, longest: int = 65_536) -> tuple[str | None, str | Non
     Whatever an agent may have put there instead of a text is no result, and never an error.
     """
     import json
-    import stat
 
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    data = _read_regular(path, longest)
+    if data is None:
         return None, None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None, None
-        text = _clean(os.read(descriptor, longest).decode("utf-8", "replace"))
-    finally:
-        os.close(descriptor)
+    text = _clean(data.decode("utf-8", "replace"))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -467,6 +477,42 @@ def read_result(path: str, longest: int = 65_536) -> tuple[str | None, str | Non
     status, summary = value.get("status"), value.get("summary")
     said = _clean(summary) if isinstance(summary, str) else text
     return status if status in ("done", "fail") else None, said
+
+
+def read_last_message(spec: Spec) -> str | None:
+    """What the agent said last, where its profile says how that can be had; None if it said nothing, and never an error.
+
+    A launcher of an earlier version did not note how: then there is none.
+    """
+    from dispatchctl import plain
+
+    how = spec.values.get("last_message")
+    if how == "file":
+        data = _read_regular(spec.path(LAST_MESSAGE), 65_536)
+        return None if data is None else _clean(plain.words(data).decode("utf-8", "replace")) or None
+    if how == "output":
+        log, tail = spec.path("output.log"), 8 * LONGEST_LAST_WORDS
+        newest = _read_regular(log, tail, end=True) or b""
+        older = _read_regular(f"{log}.1", tail - len(newest), end=True) or b"" if len(newest) < tail else b""
+        return _clean(plain.last_words(older + newest, LONGEST_LAST_WORDS)) or None
+    return None
+
+
+def _read_regular(path: str, longest: int, *, end: bool = False) -> bytes | None:
+    """At most so many bytes of the beginning, or the end, of a file; None if it is none, or not one of bytes on a disk."""
+    import stat
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return os.pread(descriptor, longest, max(0, status.st_size - longest) if end else 0)
+    finally:
+        os.close(descriptor)
 
 
 def _clean(text: str) -> str:

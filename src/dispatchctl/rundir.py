@@ -2,9 +2,11 @@
 
 spec          what to start and how: `key=value` pairs, each ended by a NUL, as the launcher reads it
 prompt        the prompt, byte for byte
+parents.json  what the tasks that came before have left, for DISPATCHCTL_PARENTS
 environment   the agent's environment; the launcher removes it when the agent has it
 control       a named pipe by which a running launcher is told to end its agent
 output.log    what the agent wrote (before it, `output.log.1`)
+last-message  what the agent said last, if it writes that into a file
 setup.log     what git's and the user's hooks wrote
 run.json      the run and its task as the database had them, for a database that is older than the run
 started       made beforehand as `started.new`: the launcher renames it when the agent may begin, with both pids in it
@@ -33,12 +35,14 @@ class Contents:
     environment: Mapping[str, str]
     setup_log: bytes
     intent: Intent
+    parents: str = "[]"
 
 
 def write(path: str, contents: Contents) -> None:
     """Make the directory and everything in it, durably where it matters."""
     os.makedirs(path, mode=0o700)
     _write(path, "prompt", contents.prompt.encode())
+    _write(path, "parents.json", contents.parents.encode())
     _write(path, "environment", _pairs(contents.environment.items()))
     words = [*contents.spec.items(), *(("argv", word) for word in contents.argv)]
     _write(path, "spec", _pairs(words), durable=True)

@@ -4,16 +4,17 @@ Every `undo` works by the run's row alone and takes "not there" for success, so 
 a run that never came to that step.
 """
 
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from shlex import quote
 
-from dispatchctl import agents, names, processes, rundir
+from dispatchctl import agents, handover, names, processes, rundir
 from dispatchctl.config import Settings
 from dispatchctl.errors import (
     ExitCode,
@@ -24,10 +25,11 @@ from dispatchctl.errors import (
 )
 from dispatchctl.faults import effect
 from dispatchctl.intent import Intent
+from dispatchctl.launcher import LAST_MESSAGE
 from dispatchctl.processes import Lock
 from dispatchctl.runtime import Runtime, now, session_id
 from dispatchctl.saga import Step
-from dispatchctl.task import Phase, Run, Task
+from dispatchctl.task import Outcome, Phase, Run, Task
 from dispatchctl.worktrees import HOOK_OUTPUT, Worktrees
 
 LAUNCH = "import sys; sys.path.append(sys.argv[1]); from dispatchctl import launcher; launcher.main(sys.argv[2])"
@@ -135,13 +137,15 @@ def start_point(runtime: Runtime, task: Task) -> str:
     unmerged = {}
     for parent in task.after:
         run = runtime.store.task(parent).run
-        if run is not None and run.repo == task.repo and not runtime.git.is_merged(task.repo, run.branch, task.base):
+        if run is None or run.repo != task.repo:
+            continue
+        if not runtime.git.is_merged(task.repo, run.branch, task.base, merged=run.merged):
             unmerged[parent] = run.branch
     if len(unmerged) > 1:
         listed = ", ".join(map(str, unmerged))
         raise NotYet(
             f"task {task.id} waits until tasks {listed} are merged into {task.base}: it cannot start from several branches",
-            f"git -C {quote(task.repo)} merge {' '.join(unmerged.values())}",
+            "; ".join(f"dispatchctl merge {parent}" for parent in unmerged),
         )
     return next(iter(unmerged.values()), task.base)
 
@@ -267,16 +271,22 @@ def write_run_directory(launch: Launch) -> None:
             curable=False,
             exit_code=ExitCode.UNAVAILABLE,
         )
-    prompt = prompt_of(launch.task, profile)
+    own_session = session_id(launch.runtime.store.id, run.token)
+    continued = run.agent_session not in (None, own_session)
+    last = launch.runtime.store.run(launch.task.resume) if run.resumed and launch.task.resume else None
+    parents = parents_of(launch)
+    prompt = prompt_of(launch, profile, last, parents, continued=continued)
     git_dir, common_dir = launch.git.git_dirs(run.worktree)
     invocation = agents.compose(
         profile,
         prompt=prompt,
         prompt_file=os.path.join(run.run_dir, "prompt"),
         worktree=run.worktree,
-        session_id=run.agent_session or session_id(str(launch.runtime.database), run.token),
+        session_id=run.agent_session or own_session,
         git_dir=git_dir,
         git_common_dir=common_dir,
+        last_message_file=os.path.join(run.run_dir, LAST_MESSAGE),
+        resume=continued,
     )
     spec = {
         "token": run.token,
@@ -296,19 +306,39 @@ def write_run_directory(launch: Launch) -> None:
         "expects_changes": str(int(profile.expects_changes)),
         "uncommitted": str(settings.task.uncommitted),
         "retry_wait_s": str(settings.dispatch.retry_wait),
+        "last_message": str(profile.last_message),
+        "after_loss": str(int(continued and last is not None and last.outcome is Outcome.LOST)),
     }
     intent = Intent(launch.runtime.store.id, launch.task, run)
-    rundir.write(run.run_dir, rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log, intent))
+    told = json.dumps([asdict(parent) for parent in parents])
+    contents = rundir.Contents(spec, invocation.argv, prompt, variables, launch.setup_log, intent, told)
+    rundir.write(run.run_dir, contents)
 
 
-def prompt_of(task: Task, profile: agents.Profile) -> str:
-    """The prompt as it was given; what a human said to the next try comes after it.
+def parents_of(launch: Launch) -> list[handover.Parent]:
+    """What the tasks before this one have left."""
+    parents = (launch.runtime.store.task(parent) for parent in launch.task.after)
+    return [
+        handover.Parent(task.id, task.title, task.status, task.result, task.run.branch if task.run else None)
+        for task in parents
+    ]
+
+
+def prompt_of(
+    launch: Launch, profile: agents.Profile, last: Run | None, parents: Sequence[handover.Parent], *, continued: bool
+) -> str:
+    """What the agent is told (`handover`); to an agent that goes on with its session, what it does not know yet.
 
     For `shell` the prompt is the program, and nothing is added to it.
     """
-    if task.note is None or profile.name == "shell":
+    task, run = launch.task, launch.run
+    if profile.name == agents.SHELL:
         return task.prompt
-    return f"{task.prompt}\n\n---\nAbout the last try, a human says:\n\n{task.note}\n"
+    events = launch.runtime.store.events(task=task.id) if task.note is not None or run.number > 1 else ()
+    heard = handover.heard(events, last.token if last else None)
+    shown = parents if launch.settings.task.parent_results else ()
+    brief = handover.Brief(task, heard, last, shown, new_tree=run.owns_branch)
+    return handover.sequel(brief) if continued else handover.whole(brief)
 
 
 def result_file(run: Run) -> str:
@@ -329,6 +359,7 @@ def environment(launch: Launch) -> dict[str, str]:
         "DISPATCHCTL_BASE": launch.task.base,
         "DISPATCHCTL_PROMPT_FILE": os.path.join(run.run_dir, "prompt"),
         "DISPATCHCTL_RESULT_FILE": result_file(run),
+        "DISPATCHCTL_PARENTS": os.path.join(run.run_dir, "parents.json"),
     }
     variables = agents.agent_environment(runtime.environment.inherited, runtime.profile(run.agent), own)
     path = variables.get("PATH") or os.defpath

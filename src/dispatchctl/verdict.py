@@ -4,7 +4,7 @@ How the run ended (`Outcome`) and where the task goes (`Status`) are decided tog
 outranks the exit code; losing a run to a crash uses up a recovery, never a retry.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dispatchctl.errors import LaunchError, NotYet
@@ -48,6 +48,16 @@ class Policy:
     expects_changes: bool = False
     uncommitted: str = "review"
     retry_wait_s: int = 15
+    after_loss: bool = False
+    """Whether it continued the session of a run that was lost: what there was to continue may be lost with it."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How often a task was tried again by itself since a human last gave it back: what the waits grow by."""
+
+    retries: int = 0
+    recoveries: int = 0
 
 
 class Cure(StrEnum):
@@ -95,9 +105,29 @@ def judge(
     *,
     report_by: Actor | None,
     jitter: float,
+    tried: Tried = Tried(),
+    last_message: str | None = None,
 ) -> Verdict:
-    """Decide what a closed run means for its task. `changes` is None when git did not answer."""
-    again = _Again(task, run, ending.ended_at, policy, jitter)
+    """Decide what a closed run means for its task. `changes` is None when git did not answer.
+
+    What the agent said last is shown where it left no result, and proves nothing: it is no sign that anything was done.
+    """
+    again = _Again(task, ending.ended_at, policy, jitter, tried)
+    verdict = _judge(again, run, ending, changes, result, report_by)
+    if verdict.result is None and verdict.outcome in (Outcome.EXITED, Outcome.REPORTED):
+        return replace(verdict, result=last_message)
+    return verdict
+
+
+def _judge(
+    again: "_Again",
+    run: Run,
+    ending: Ending,
+    changes: Changes | None,
+    result: str | None,
+    report_by: Actor | None,
+) -> Verdict:
+    task, policy = again.task, again.policy
     if Ask.CANCEL in (run.ask, ending.asked):
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
     if run.report is Report.DONE:
@@ -121,7 +151,7 @@ def judge(
     if ending.error is not None:
         return Verdict(outcome, Status.FAILED, ending.error, result)
     if ending.exit_code != 0:
-        return again.by_retry(outcome, why, result)
+        return (again.by_recovery if policy.after_loss else again.by_retry)(outcome, why, result)
     return _finished(task, outcome, result, changes, policy)
 
 
@@ -132,7 +162,17 @@ def is_finished(run: Run, ending: Ending) -> bool:
     return ending.cause is Cause.BY_ITSELF and ending.exit_code == 0
 
 
-def judge_undone(task: Task, run: Run, error: str, *, cure: Cure, at: int, policy: Policy, jitter: float) -> Verdict:
+def judge_undone(
+    task: Task,
+    run: Run,
+    error: str,
+    *,
+    cure: Cure,
+    at: int,
+    policy: Policy,
+    jitter: float,
+    tried: Tried = Tried(),
+) -> Verdict:
     """Decide what becomes of a task whose run never started and was undone."""
     if run.ask is Ask.CANCEL:
         return Verdict(Outcome.CANCELLED, Status.CANCELLED)
@@ -147,7 +187,7 @@ def judge_undone(task: Task, run: Run, error: str, *, cure: Cure, at: int, polic
     if cure is Cure.WAITING:
         not_before = at + wait_before_next(1, WAIT_FOR_OTHERS_S, jitter)
         return Verdict(Outcome.ROLLED_BACK, Status.READY, error, not_before=not_before)
-    return _Again(task, run, at, policy, jitter).by_recovery(Outcome.ROLLED_BACK, error, None)
+    return _Again(task, at, policy, jitter, tried).by_recovery(Outcome.ROLLED_BACK, error, None)
 
 
 def _how(ending: Ending) -> tuple[Outcome, str]:
@@ -184,23 +224,25 @@ def _finished(
 
 @dataclass(frozen=True)
 class _Again:
-    """Back to `ready` while tries are left, with a growing wait; else `failed`."""
+    """Back to `ready` while tries are left, with a wait that grows by those of its kind; else `failed`."""
 
     task: Task
-    run: Run
     at: int
     policy: Policy
     jitter: float
+    tried: Tried
 
     def by_retry(self, outcome: Outcome, why: str, result: str | None) -> Verdict:
         if not self.task.retries_left:
             return Verdict(outcome, Status.FAILED, why, result)
-        return Verdict(outcome, Status.READY, why, result, retries_spent=1, not_before=self._next())
+        return Verdict(outcome, Status.READY, why, result, retries_spent=1, not_before=self._next(self.tried.retries))
 
     def by_recovery(self, outcome: Outcome, why: str, result: str | None) -> Verdict:
         if not self.task.recoveries_left:
             return Verdict(outcome, Status.FAILED, f"{why}; no recovery is left", result)
-        return Verdict(outcome, Status.READY, why, result, recoveries_spent=1, not_before=self._next())
+        return Verdict(
+            outcome, Status.READY, why, result, recoveries_spent=1, not_before=self._next(self.tried.recoveries)
+        )
 
-    def _next(self) -> int:
-        return self.at + wait_before_next(self.run.number, self.policy.retry_wait_s, self.jitter)
+    def _next(self, tried: int) -> int:
+        return self.at + wait_before_next(tried + 1, self.policy.retry_wait_s, self.jitter)

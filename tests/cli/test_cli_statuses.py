@@ -22,6 +22,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "send ID text": WITHOUT_RUN,
     "unblock ID": but("asking", "blocked"),
     "retry ID": ("backlog", "ready", *WITH_RUN),
+    "approve ID": but("in_review"),
+    "reject ID -m better": but("in_review"),
     "cancel ID": ("done",),
     "done ID": ("backlog", "ready", "done", "failed", "cancelled"),
     "fail ID": ("backlog", "ready", "in_review", "done", "failed", "cancelled"),
@@ -68,7 +70,7 @@ def test_a_verb_that_the_status_does_not_allow_is_refused(
     words = [str(task) if word == "ID" else word for word in verb.split()]
     said = shared.refused(*words, code=4, says=f"task {task}")
     status = shared.task(task).status
-    open_run = verb.startswith(("edit", "rm", "retry")) and name in WITH_RUN
+    open_run = verb.startswith(("edit", "rm", "retry", "approve", "reject")) and name in WITH_RUN
     reason = {"rm ID": "would be lost", "logs ID": "has not run", "attach ID": "has not run"}.get(verb, f"is {status}")
     if verb in ("block ID", "heartbeat ID"):
         reason = "has no open run"

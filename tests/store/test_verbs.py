@@ -26,6 +26,11 @@ VERBS: Mapping[str, tuple[Verb, Mapping[str, Status]]] = {
         lambda b, task, _: b.store.retry(task, note="again", fresh=False, recoveries=3, at=b.tick()),
         {"asked": R, "in_review": R, "done": R, "failed": R, "cancelled": R},
     ),
+    "approve": (lambda b, task, _: b.store.approve([task], at=b.tick()), {"in_review": D}),
+    "reject": (
+        lambda b, task, _: b.store.reject(task, note="better", recoveries=3, at=b.tick()),
+        {"in_review": R},
+    ),
     "cancel": (
         lambda b, task, _: b.store.cancel(task, at=b.tick()),
         {"backlog": C, "ready": C, "asked": C, "in_review": C, "failed": C},
@@ -70,6 +75,11 @@ VERBS: Mapping[str, tuple[Verb, Mapping[str, Status]]] = {
     "heartbeat": (
         lambda b, _, token: b.store.heartbeat(token, Activity.WORKING, at=b.tick()),
         {"started": I, "asking": K},
+    ),
+    "note_merged": (lambda b, _, token: b.store.note_merged(token, "f" * 40, at=b.tick()), {"in_review": D, "done": D}),
+    "note_pull_request": (
+        lambda b, _, token: b.store.note_pull_request(token, "https://example.invalid/1", at=b.tick()),
+        {"in_review": V, "done": D},
     ),
     "leave_place": (lambda b, _, token: b.store.leave_place(token, at=b.tick()), HAS_CLOSED_RUN),
     "sighted": (
@@ -170,6 +180,8 @@ TASK_VERBS: Mapping[str, Callable[[Store, int], object]] = {
     "retry": lambda store, task: store.retry(task, note=None, fresh=False, recoveries=3, at=1),
     "cancel": lambda store, task: store.cancel(task, at=1),
     "unblock": lambda store, task: store.unblock(task, note=None, at=1),
+    "approve": lambda store, task: store.approve([task], at=1),
+    "reject": lambda store, task: store.reject(task, note="better", recoveries=3, at=1),
     "resolve": lambda store, task: store.resolve(task, Report.DONE, None, at=1),
 }
 

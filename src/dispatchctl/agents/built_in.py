@@ -9,17 +9,20 @@ setting `args` is for.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dispatchctl.agents.profile import SHELL, Profile, prompt_of
+from dispatchctl.agents.profile import SHELL, LastMessage, Profile, prompt_of
 
 # Stands in the argv of a built-in profile where the setting `args` goes; nowhere else.
 _ARGS = "{args}"
 
 
-def _form(name: str, argv: str, resume: str = "", *, interactive: bool = False, note: str = "") -> Profile:
+def _form(
+    name: str, argv: str, resume: str = "", *, interactive: bool = False, last_message: str = "", note: str = ""
+) -> Profile:
     """One row of the table below; no element of it holds a space."""
     elements = tuple(argv.split())
     resumed = tuple(resume.split()) or None
-    return Profile(name, elements, prompt_of(elements), interactive, resume=resumed, note=note)
+    last = LastMessage(last_message)
+    return Profile(name, elements, prompt_of(elements), interactive, resume=resumed, last_message=last, note=note)
 
 
 _SEEN = "its prompt is visible to other users of this machine in the process list"
@@ -44,6 +47,7 @@ FORMS = (
         "claude",
         "claude {args} -p --session-id {session_id}",
         "claude {args} -p --resume {session_id}",
+        last_message="output",
         note='cannot ask for permission: args = ["--permission-mode", "acceptEdits"] lets it edit files',
     ),
     _form(
@@ -55,8 +59,9 @@ FORMS = (
     ),
     _form(
         "codex",
-        f"codex exec {{args}} {_CODEX_DIRS} -",
-        f"codex exec {{args}} {_CODEX_DIRS} resume --last -",
+        f"codex exec {{args}} {_CODEX_DIRS} -o {{last_message_file}} -",
+        f"codex exec {{args}} {_CODEX_DIRS} -o {{last_message_file}} resume --last -",
+        last_message="file",
         note='cannot write by itself: args = ["-s", "workspace-write"] lets it write in the worktree',
     ),
     _form(
@@ -70,6 +75,7 @@ FORMS = (
         "gemini",
         "gemini {args} --session-id {session_id}",
         "gemini {args} --resume latest",
+        last_message="output",
         note='cannot ask for permission: args = ["--approval-mode", "auto_edit"] lets it edit files',
     ),
     _form(

@@ -10,7 +10,11 @@ from itertools import pairwise
 # In bytes of UTF-8. One argument of execve holds 131,071 on Linux: MAX_ARG_STRLEN, 32 pages of 4 KiB, less a NUL.
 LONGEST_ARGUMENT = 120_000
 
-PLACEHOLDERS = ("{prompt}", "{prompt_file}", "{worktree}", "{session_id}", "{git_dir}", "{git_common_dir}")
+LAST_MESSAGE_FILE = "{last_message_file}"
+PLACEHOLDERS = (
+    *("{prompt}", "{prompt_file}", "{worktree}", "{session_id}", "{git_dir}", "{git_common_dir}"),
+    LAST_MESSAGE_FILE,
+)
 
 SHELL = "shell"
 
@@ -38,6 +42,14 @@ class PromptBy(StrEnum):
     FILE = "file"
 
 
+class LastMessage(StrEnum):
+    """Where what the agent said last can be read after its end: nowhere, at the end of its output, or in a file."""
+
+    NOWHERE = ""
+    OUTPUT = "output"
+    FILE = "file"
+
+
 @dataclass(frozen=True)
 class Profile:
     """How one agent is run; `argv` and `resume` may hold `PLACEHOLDERS`, as whole elements. `max_running` 0 is no limit."""
@@ -51,6 +63,7 @@ class Profile:
     keep: tuple[str, ...] = _KEEP
     expects_changes: bool = True
     resume: tuple[str, ...] | None = None
+    last_message: LastMessage = LastMessage.NOWHERE
     max_running: int = 0
     note: str = ""
     source: str = "built in"
@@ -58,6 +71,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.interactive and self.prompt is PromptBy.STDIN:
             raise ValueError(f"agent {self.name} cannot be interactive and read its prompt from standard input")
+        if self.interactive and self.last_message is LastMessage.OUTPUT:
+            raise ValueError(f"what agent {self.name} draws on its screen does not end with its last message")
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,11 @@ def prompt_of(argv: Sequence[str]) -> PromptBy:
     if "{prompt}" in argv:
         return PromptBy.ARGUMENT
     return PromptBy.FILE if "{prompt_file}" in argv else PromptBy.STDIN
+
+
+def last_of(argv: Sequence[str]) -> LastMessage:
+    """Where an argv leaves the last message, by its placeholders."""
+    return LastMessage.FILE if LAST_MESSAGE_FILE in argv else LastMessage.NOWHERE
 
 
 def _can_be_argument(prompt: str, argv: Sequence[str]) -> bool:
@@ -91,6 +111,7 @@ def compose(
     session_id: str,
     git_dir: str,
     git_common_dir: str,
+    last_message_file: str,
     resume: bool = False,
 ) -> Invocation:
     """What to execute so that the agent works on `prompt`, which is also the text of the file `prompt_file`.
@@ -105,7 +126,8 @@ def compose(
     if not _can_be_argument(prompt, argv):
         quoted = "'" + prompt_file.replace("'", "'\\''") + "'"
         prompt = f". {quoted}" if profile.name == SHELL else f"Read the task in {prompt_file} and do what it says."
-    values = dict(zip(PLACEHOLDERS, (prompt, prompt_file, worktree, session_id, git_dir, git_common_dir), strict=True))
+    given = (prompt, prompt_file, worktree, session_id, git_dir, git_common_dir, last_message_file)
+    values = dict(zip(PLACEHOLDERS, given, strict=True))
     stdin_file = prompt_file if profile.prompt is PromptBy.STDIN else None
     return Invocation(tuple(values.get(element, element) for element in argv), stdin_file)
 

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from dispatchctl.agents.built_in import FORMS, with_args
-from dispatchctl.agents.profile import PLACEHOLDERS, SHELL, Profile, PromptBy, prompt_of
+from dispatchctl.agents.profile import (
+    LAST_MESSAGE_FILE,
+    PLACEHOLDERS,
+    SHELL,
+    LastMessage,
+    Profile,
+    PromptBy,
+    last_of,
+    prompt_of,
+)
 from dispatchctl.errors import UsageError
 
 
@@ -42,6 +51,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "keep": ("a list of strings", _is_list),
     "expects_changes": ("true or false", _is_switch),
     "resume": ("a list of strings", _is_list),
+    "last_message": ('"", "output" or "file"', list(LastMessage).__contains__),
     "max_running": ("a whole number from 0 (no limit) to 1000", _is_limit),
     "note": ("a string", _is_text),
 }
@@ -60,7 +70,8 @@ def profile_from_settings(name: str, table: Mapping[str, Any], source: str) -> P
     replace it; `interactive` picks one of its forms, and `args` go where it takes its options, in `resume` as well.
 
     A new `argv` takes its prompt by its placeholders, else on standard input, unless there is a `prompt`; it cannot
-    resume unless there is a `resume`. `resume = []` says that the agent cannot.
+    resume unless there is a `resume`. `resume = []` says that the agent cannot. Its last message is in the file that it
+    names, else nowhere, unless there is a `last_message`.
 
     Raises `UsageError`, naming the key and what is allowed, for anything that cannot be.
     """
@@ -77,6 +88,15 @@ def profile_from_settings(name: str, table: Mapping[str, Any], source: str) -> P
     if interactive and prompt is PromptBy.STDIN:
         hint = "put {prompt} or {prompt_file} into its argv, or set interactive = false"
         raise _refused(source, name, "prompt", 'cannot be "stdin" while the agent is interactive', hint)
+    last = (
+        LastMessage(table["last_message"]) if "last_message" in table else last_of(argv) if own else base.last_message
+    )
+    if interactive and last is LastMessage.OUTPUT:
+        hint = "an interactive agent draws on its screen: leave it out, or set interactive = false"
+        raise _refused(source, name, "last_message", 'cannot be "output" while the agent is interactive', hint)
+    if last is LastMessage.FILE and LAST_MESSAGE_FILE not in argv:
+        hint = 'that is where an agent with last_message = "file" writes'
+        raise _refused(source, name, "argv", f"must have an element {LAST_MESSAGE_FILE}", hint)
     for key, elements in (("argv", argv), ("resume", resume)):
         if elements and (wrong := _wrong_prompt(elements, prompt, name)):
             raise _refused(source, name, key, *wrong)
@@ -90,6 +110,7 @@ def profile_from_settings(name: str, table: Mapping[str, Any], source: str) -> P
         keep=(*base.keep, *table.get("keep", ())),
         expects_changes=table.get("expects_changes", base.expects_changes),
         resume=resume,
+        last_message=last,
         max_running=table.get("max_running", base.max_running),
         note=table.get("note", "" if own else base.note),
         source=source,

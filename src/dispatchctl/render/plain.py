@@ -3,12 +3,8 @@
 import codecs
 import re
 
+from dispatchctl.plain import words
 from dispatchctl.render.text import shown
-
-SEQUENCE = re.compile(
-    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)
-"""A control sequence (ECMA-48) or control character. Linear: no part of it matches the ESC that begins another one."""
 
 UNFINISHED = re.compile(rb"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?|\r+)\Z")
 LONGEST = 4_096
@@ -36,6 +32,5 @@ class Plain:
         return self._text(kept, final=True)
 
     def _text(self, data: bytes, *, final: bool) -> str:
-        data = re.sub(rb"\r+\n?", b"\n", SEQUENCE.sub(b"", data))
-        text = self._decoder.decode(data, final)
+        text = self._decoder.decode(words(data), final)
         return text if text.isascii() else "".join(each if each in "\n\t" else shown(each) for each in text)

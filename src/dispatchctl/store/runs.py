@@ -7,7 +7,10 @@ from dispatchctl.errors import Refused
 from dispatchctl.store.ledger import Act, Ledger
 from dispatchctl.store.protocol import Sighting, Window
 from dispatchctl.task import Activity, Actor, Ask, Life, Phase, Report, Run, Status, Task
-from dispatchctl.verdict import Changes, Cure, Ending, Policy, Verdict, judge, judge_undone
+from dispatchctl.verdict import Changes, Cure, Ending, Policy, Tried, Verdict, judge, judge_undone
+
+GIVEN_BACK = "('added', 'released', 'retried', 'rejected', 'unblocked')"
+"""Events by which a human has a task tried; what is tried after it by itself waits ever longer."""
 
 
 class RunVerbs(Ledger):
@@ -62,7 +65,8 @@ class RunVerbs(Ledger):
         """Everything that the run had made is gone."""
         with self._database:
             run, task = self._of(token, Phase.UNDOING)
-            verdict = judge_undone(task, run, error, cure=cure, at=at, policy=policy, jitter=jitter)
+            tried = self._tried(task)
+            verdict = judge_undone(task, run, error, cure=cure, at=at, policy=policy, jitter=jitter, tried=tried)
             return self._close(task, run, verdict, {"error": error}, Act("undone", actor, at))
 
     def close_ended(
@@ -76,6 +80,7 @@ class RunVerbs(Ledger):
         actor: Actor,
         at: int,
         jitter: float,
+        last_message: str | None = None,
     ) -> Task:
         """Every process of the run is gone and how it ended is known. A run that is closed already stays as it is."""
         with self._database:
@@ -86,7 +91,16 @@ class RunVerbs(Ledger):
                 raise Refused(f"run {token} is {run.phase}: its agent never started", f"dispatchctl show {run.task}")
             by = self._database.row("SELECT report_by FROM runs WHERE token = ?", (token,))[0]
             verdict = judge(
-                task, run, ending, changes, result, policy, report_by=Actor(by) if by else None, jitter=jitter
+                task,
+                run,
+                ending,
+                changes,
+                result,
+                policy,
+                report_by=Actor(by) if by else None,
+                jitter=jitter,
+                tried=self._tried(task),
+                last_message=last_message,
             )
             columns = {
                 "exit_code": ending.exit_code,
@@ -95,6 +109,22 @@ class RunVerbs(Ledger):
                 "error": verdict.error,
             }
             return self._close(task, run, verdict, columns, Act("ended", actor, at))
+
+    def _tried(self, task: Task) -> Tried:
+        """How many retries and recoveries were used up since a human last gave the task back, by its events."""
+        given = self._database.row(
+            f"SELECT id FROM events WHERE task = ? AND kind IN {GIVEN_BACK} ORDER BY id DESC LIMIT 1", (task.id,)
+        )
+        left = (
+            self._database.row(
+                f"""SELECT json_extract(detail, '$.task.{column}') AS had FROM events
+                    WHERE task = ? AND id <= ? AND had IS NOT NULL ORDER BY id DESC LIMIT 1""",
+                (task.id, given[0] if given else 0),
+            )
+            for column in ("retries_left", "recoveries_left")
+        )
+        now = (task.retries_left, task.recoveries_left)
+        return Tried(*(max(0, had[0] - has) if had else 0 for had, has in zip(left, now, strict=True)))
 
     def _close(self, task: Task, run: Run, verdict: Verdict, run_columns: dict[str, Any], act: Act) -> Task:
         columns: dict[str, Any] = {
@@ -152,11 +182,11 @@ class RunVerbs(Ledger):
                 (at, activity, token),
             )
 
-    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int) -> None:
+    def note_activity(self, token: str, activity: Activity, *, actor: Actor, at: int, why: str | None = None) -> None:
         """What the agent is doing, as a look at it showed; the event says so, and the column is only the last sighting."""
         with self._database:
             run, task = self._of(token, Phase.STARTED)
-            self._change(task, Act(activity, actor, at), run=run)
+            self._change(task, Act(activity, actor, at, why), run=run)
             self._database.execute("UPDATE runs SET activity = ? WHERE token = ?", (activity, token))
 
     def sight(self, seen: Collection[Sighting]) -> None:

@@ -101,6 +101,40 @@ class TaskVerbs(Ledger):
                 self._change(before, Act("released", Actor.USER, at), to=Status.READY)
             return [self.task(task) for task in tasks]
 
+    def approve(self, tasks: Collection[int], *, at: int) -> list[Task]:
+        """in_review → done, all or none; children that wait for nothing else are released by the same transaction."""
+        with self._database:
+            for task in dict.fromkeys(tasks):
+                before = self._reviewed(task, "approved")
+                self._change(before, Act("approved", Actor.USER, at), to=Status.DONE, columns={"error": None})
+            return [self.task(task) for task in tasks]
+
+    def reject(self, task: int, *, note: str, recoveries: int, at: int) -> Task:
+        """in_review → ready; the next run goes on in the worktree of the last one."""
+        with self._database:
+            before = self._reviewed(task, "rejected")
+            columns: dict[str, Any] = {
+                "error": None,
+                "result": None,
+                "not_before": None,
+                "note": note,
+                "recoveries_left": recoveries,
+            }
+            self._change(before, Act("rejected", Actor.USER, at), to=Status.READY, columns=columns)
+            return self.task(task)
+
+    def _reviewed(self, task: int, verb: str) -> Task:
+        """The task, if it is in review."""
+        before = self.task(task)
+        self._refuse_open(task, verb)
+        if before.status is Status.IN_REVIEW:
+            return before
+        hint = f"dispatchctl retry {task} -m TEXT" if before.status in RETRIABLE else f"dispatchctl show {task}"
+        raise Refused(
+            f"task {task} is {before.status}, not in review: there is nothing that could be {verb}",
+            hint if verb == "rejected" else f"dispatchctl show {task}",
+        )
+
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """→ ready; with `fresh` the next run does not go on in the last one's worktree."""
         with self._database:
