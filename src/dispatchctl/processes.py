@@ -433,5 +433,7 @@ def group_lives(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass  # it may not be signalled, but it can be seen
     stats = [_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()] if os.path.isdir("/proc") else []
     return not stats or any(stat is not None and stat[3] == group and stat[0] not in "ZX" for stat in stats)

@@ -153,7 +153,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Notify:
-    """What you are told of, and how. Sent by `dispatchctl watch`."""
+    """What you are told of, and how. Sent by `dispatchctl watch`, tried by `dispatchctl notify`."""
 
     on: Notices = setting(  # noqa: RUF009 - a tuple
         choices(Notice), ["blocked", "in_review", "failed", "stalled", "empty"], "What you are told of."

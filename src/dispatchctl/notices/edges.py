@@ -34,8 +34,8 @@ def edge_of(event: Event) -> Edge | None:
     what = OF_STATUS.get(event.to_status) if moved and event.to_status is not None else OF_KIND.get(event.kind)
     if what is None:
         return None
-    task, run = event.detail.get("task", {}), event.detail.get("run", {})
-    why = task.get("error") or run.get("error") or task.get("result") or ""
+    task = event.detail.get("task", {})
+    why = task.get("error") or task.get("result") or ""
     return Edge(what, event.id, event.at, event.task, str(why))
 
 

@@ -113,7 +113,7 @@ class Notices:
         for edge in self._read.edges(store, Notice.EMPTY in wanted):
             if edge.what in wanted:
                 self._waiting.add(edge)
-        allowed = self._allowance.at(at) if self._waiting else 0
+        allowed = self._allowance.at(at) if self._waiting and not self._read.behind else 0
         if allowed:
             fresh = self._read.mark_told(store, self._waiting)
             edges, used = self._waiting.take(allowed)

@@ -5,6 +5,7 @@ osascript as an argument of its script, the user's command and apprise as JSON o
 """
 
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -110,6 +111,8 @@ def _start(runtime: Runtime, argv: Sequence[str], message: Message) -> Aside:
     inherited = runtime.environment.inherited
     env = {name: value for name, value in inherited.items() if name not in NOT_FOR_OTHERS}
     env["DISPATCHCTL_DB"] = str(runtime.database)
+    if runtime.config_option:
+        env["DISPATCHCTL_CONFIG"] = os.path.abspath(runtime.config_option)
     if message.task is not None:
         env["DISPATCHCTL_TASK"] = str(message.task)
     return programs.start(argv, env=env, given=message.json, timeout=runtime.settings.notify.timeout)
