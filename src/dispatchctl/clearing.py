@@ -17,7 +17,7 @@ from dispatchctl.errors import Refused, Unanswered
 from dispatchctl.faults import effect
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.snapshot import Answer, Pane, Server
-from dispatchctl.task import Actor, Phase, Run, Status
+from dispatchctl.task import Actor, Phase, Run, Status, Task
 from dispatchctl.worktrees import Found, Losses, NotARepository, Repository, aside, given_up
 
 LEAVING = effect("leave the place")
@@ -180,6 +180,21 @@ def _obstacle_of(run: Run, found: Found, losses: Losses) -> Obstacle | None:
         why = f"{run.worktree} was moved or deleted by hand; if it was moved, tell git: {moved}"
         return Obstacle(why, rescuable=True)
     return Obstacle(f"{run.worktree} holds what would be lost: {', '.join(named)}", rescuable=True) if named else None
+
+
+def needed(runtime: Runtime, task: Task, place: Run) -> Obstacle | None:
+    """The task that is still to run from the branch of this finished one; if that were gone, it would start from its base."""
+    if task.status is not Status.DONE or task.run is None or task.run.branch != place.branch:
+        return None
+    for number in runtime.store.children(task.id):
+        child = runtime.store.task(number)
+        if child.status is Status.DONE or child.repo != place.repo:
+            continue
+        if not runtime.git.is_merged(place.repo, place.branch, child.base, merged=task.run.merged):
+            why = f"task {number}, which is {child.status}, is to start from its branch {place.branch}"
+            by_hand = f"git -C {shlex.quote(place.repo)} merge {shlex.quote(place.branch)}"
+            return Obstacle(why, f"dispatchctl merge {task.id}" if child.base == task.base else by_hand)
+    return None
 
 
 def is_there(runtime: Runtime, run: Run) -> bool:

@@ -221,7 +221,7 @@ def test_a_task_with_several_unmerged_parents_waits_until_they_are_merged(world:
     failure = launch_fails(runtime)
     assert failure.status is Status.READY
     assert f"tasks {parents[0].task}, {parents[1].task} are merged into main" in failure.error.message
-    assert failure.error.hint == f"git -C {repo} merge {parents[0].branch} {parents[1].branch}"
+    assert failure.error.hint == "; ".join(f"dispatchctl merge {parent.task}" for parent in parents)
     is_undone(world, runtime, repo, task.id, Status.READY, "cannot start from several branches", spent=0)
     world.git(repo, "reset", "-q", "--hard")
     os.unlink(repo / "new")

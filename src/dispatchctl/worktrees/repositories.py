@@ -87,11 +87,6 @@ class Repositories(Git):
             raise Unanswered(f"git rev-parse in {repo} failed: {answer.last_words}", f"git -C {quote(repo)} status")
         return os.fsdecode(answer.out).strip() if answer.code == 0 else None
 
-    def is_merged(self, repo: str, branch: str, base: str) -> bool:
-        """Whether every commit of the branch is in the base; a branch that is gone counts as merged."""
-        tip = self.branch_tip(repo, branch)
-        return tip is None or self._git(repo, "merge-base", "--is-ancestor", tip, self.commit(repo, base)).code == 0
-
     def checked_name(self, repo: str, branch: str) -> str:
         """The branch's name, if git accepts it for a new branch. Raises an incurable `LaunchError`."""
         if branch.startswith("-") or self._git(repo, "check-ref-format", "--branch", branch).code != 0:
