@@ -801,7 +801,9 @@ def test_a_service_that_refuses_is_said_once_without_its_secrets(scene: Scene) -
     one_line(scene, "urls", "json://…, nonsense://…, json://… did not take the notice")
     assert "secret" not in str(scene.said)
     said = scene.world.cli("notify", DISPATCHCTL_NOTIFY__URLS='["nonsense://secret"]')  # with a stderr of its own
-    assert said.out == "notify.urls\texit code 1: nonsense://… did not take the notice\n"
+    assert (
+        said.out == "notify.urls\texit code 1: nonsense://… did not take the notice\tdispatchctl config notify.urls\n"
+    )
 
 
 def test_a_missing_apprise_is_said_once_with_how_to_get_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -823,12 +825,17 @@ def test_notify_tries_each_way_and_says_what_came_of_it(scene: Scene) -> None:
     said = scene.world.cli("notify", "--json", DISPATCHCTL_NOTIFY__DESKTOP="true", PATH=without)
     assert said.code == 1
     assert said.json["notified"] == [
-        {"way": "desktop", "ok": False, "error": "there is neither notify-send nor osascript on PATH"},
-        {"way": "command", "ok": True, "error": None},
+        {
+            "way": "desktop",
+            "ok": False,
+            "error": "there is neither notify-send nor osascript on PATH",
+            "hint": "dispatchctl config notify.desktop",
+        },
+        {"way": "command", "ok": True, "error": None, "hint": None},
     ]
     assert scene.events() == [("test", None, 1)]
     said = scene.world.cli("notify")
-    assert (said.code, said.out) == (0, "notify.command\tok\n")
+    assert (said.code, said.out) == (0, "notify.command\tok\t\n")
 
 
 def test_notify_with_nothing_to_try_says_where_to_set_it(scene: Scene) -> None:

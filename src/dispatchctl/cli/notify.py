@@ -16,8 +16,12 @@ def notify(cli: Cli) -> int:
     if not found:
         raise UsageError("the settings name no way to tell you anything", "dispatchctl config notify")
     if cli.as_json:
-        cli.output.json({"notified": [{"way": way, "ok": error is None, "error": error} for way, error in found]})
+        shapes = [{"way": way, "ok": error is None, "error": error, "hint": hint} for way, error, hint in found]
+        cli.output.json({"notified": shapes})
     else:
-        rows = [(Cell(f"notify.{way}"), Cell(error or "ok", "bold red" if error else "")) for way, error in found]
-        cli.output.table(Heads(("SETTING", "RESULT")), rows)
-    return ExitCode.FAILED if any(error for _, error in found) else ExitCode.OK
+        rows = [
+            (Cell(f"notify.{way}"), Cell(error or "ok", "bold red" if error else ""), Cell(hint or ""))
+            for way, error, hint in found
+        ]
+        cli.output.table(Heads(("SETTING", "RESULT", "HINT")), rows)
+    return ExitCode.FAILED if any(error for _, error, _ in found) else ExitCode.OK

@@ -260,14 +260,14 @@ def _problem(aside: Aside, timeout: int) -> str | None:
     return None
 
 
-def try_out(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
-    """Send a notice each way that the settings name, and wait for it: the way, and what was wrong or None."""
+def try_out(runtime: Runtime) -> Iterator[tuple[str, str | None, str | None]]:
+    """Send a notice each way that the settings name, and wait for it: the way, what was wrong or None, what to do then."""
     message = Message(TEST, now(), "this is a test", "dispatchctl config notify")
     for name, way in ways.enabled(runtime).items():
         try:
             aside = way(runtime, message)
         except DispatchctlError as error:
-            yield name, error.message
+            yield name, error.message, error.hint
             continue
         try:
             while not aside.has_ended():
@@ -275,4 +275,5 @@ def try_out(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
         except BaseException:
             aside.kill()
             raise
-        yield name, _problem(aside, runtime.settings.notify.timeout)
+        problem = _problem(aside, runtime.settings.notify.timeout)
+        yield name, problem, f"dispatchctl config notify.{name}" if problem else None
