@@ -49,8 +49,8 @@ def dispatch(
     """Start the named tasks, or ready ones while there are any, there is room, and fewer than `most` were started.
 
     Before the first claim every status is made true: recovery is exercised every day, not only after a disaster. One task's
-    failure does not keep the rest from starting. `claimed` hears of each task that was claimed. Raises `Unavailable` before anything is claimed if git or tmux cannot be
-    used at all.
+    failure does not keep the rest from starting. `claimed` hears of each task that was claimed. Raises `Unavailable` before
+    anything is claimed if git or tmux cannot be used at all.
     """
     check_tools(runtime)
     room = room_for(runtime, max_running)

@@ -102,7 +102,9 @@ def watch(
     `attendants` are called at every turn. `servants` are kept running as workers of their own, each with a name. `load` reads
     the settings again.
     """
-    runtime.store = open_store(str(runtime.database), busy_timeout=PATIENT_S)  # first: without one no lock is left behind
+    runtime.store = open_store(
+        str(runtime.database), busy_timeout=PATIENT_S
+    )  # first: without one no lock is left behind
     lock = _sole(runtime)
     try:
         _Watch(runtime, options, say, attendants, servants, load, lock).run()
@@ -412,10 +414,16 @@ class _Watch:
                 os.read(self.signals, 1 << 10)
                 break
             self.supervisor.ping()
+            if self._is_attended():
+                break
+
+    def _is_attended(self) -> bool:
+        """Whether an attendant has something to do soon."""
+        return any(attendant.busy for attendant in self.attendants)
 
     def _patience(self) -> float:
         """Seconds until something is due, or has to be looked at."""
-        if self.changes is None or any(attendant.busy for attendant in self.attendants):
+        if self.changes is None or self._is_attended():
             return LOOK_EVERY_S
         waits = [CHECK_EVERY_S, self.due - time.monotonic()]
         if self.look:

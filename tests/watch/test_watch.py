@@ -110,7 +110,7 @@ hooks.post_create = [["sleep", "1000"]]
     runtime = world.runtime()
     with watching(world, DISPATCHCTL_WATCH__LAUNCHES="2") as daemon:
         stuck = world.add(runtime, "true", repo=repo)
-        eventually(lambda: runtime.store.open_runs())
+        eventually(runtime.store.open_runs)
         quick = [world.add(runtime, "true", repo=other).id for _ in range(4)]
         become(runtime, quick, Status.DONE)
         assert runtime.store.task(stuck.id).status is Status.IN_PROGRESS
@@ -227,3 +227,57 @@ def test_no_worker_outlives_it_idle(world: World) -> None:
         eventually(lambda: workers_of(daemon.process.pid))
         assert daemon.stop()[0] == 0
     assert not [pid for pid in world.processes() if is_there(pid)]
+
+
+def test_metrics_are_served_while_it_runs(world: World, repo: Path) -> None:
+    import urllib.request
+
+    runtime = world.runtime()
+    with watching(world, "--metrics-port", "0") as daemon:
+        url = daemon.says("metrics: http://").split()[-1]
+        task = world.add(runtime, "true", repo=repo).id
+        become(runtime, [task], Status.DONE)
+        daemon.send(signal.SIGHUP)
+        daemon.says("settings read again")
+
+        def scraped() -> str:
+            try:
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    return str(answer.read().decode())
+            except OSError:
+                return ""  # it is just being started again
+
+        text = eventually(scraped)
+        assert 'dispatchctl_tasks{status="done"} 1.0' in text
+        assert daemon.stop()[0] == 0
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, timeout=5)
+
+
+def test_a_metrics_port_that_is_taken_starts_nothing(world: World) -> None:
+    import socket
+
+    world.runtime().make_store().close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        answer = world.cli("watch", "--metrics-port", str(taken.getsockname()[1]))
+    assert answer.code == 75
+    assert "metrics cannot be served on port" in answer.err
+
+
+def test_the_user_is_told_once_of_each_edge(world: World, repo: Path) -> None:
+    """The daemon sends notices; over a restart none comes twice."""
+    told = world.root / "told"
+    world.home.joinpath(".config/dispatchctl").mkdir(parents=True)
+    program = f"cat >> {told}; echo >> {told}"
+    world.home.joinpath(".config/dispatchctl/config.toml").write_text(
+        f"notify.tmux = false\nnotify.on = ['failed']\nnotify.command = ['sh', '-c', {json.dumps(program)}]\n"
+    )
+    runtime = world.runtime()
+    for number in (1, 2):
+        with watching(world) as daemon:
+            task = world.add(runtime, "exit 3", repo=repo).id
+            become(runtime, [task], Status.FAILED)
+            eventually(lambda: told.exists() and len(told.read_text().splitlines()) >= number)  # noqa: B023
+            assert daemon.stop()[0] == 0
+    notices = [json.loads(line)["notice"] for line in told.read_text().splitlines() if line]
+    assert [(each["event"], each["task"]["id"]) for each in notices] == [("failed", 1), ("failed", 2)]

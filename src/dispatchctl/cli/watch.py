@@ -49,7 +49,8 @@ def watch(
     """
     from dispatchctl import watch as watching
     from dispatchctl.config import load
-    from dispatchctl.runtime import now
+    from dispatchctl.notices import Notices
+    from dispatchctl.runtime import Runtime, now
 
     if log_format not in FORMATS:
         raise UsageError(f"there is no log format {log_format!r}", "dispatchctl watch --log-format text|json")
@@ -59,7 +60,27 @@ def watch(
     runtime = cli.runtime
     write = _writer(log_format, to_journal=cli.environment.to_journal, quiet=cli.given.quiet, now=now)
     options = watching.Options(split(label), max_running, pause)
-    watching.watch(runtime, options, say=write, load=lambda: load(cli.environment, config_option=cli.given.config))
+    _ = runtime.settings  # before a port is taken
+    servants = []
+    if metrics_port is not None:
+        from dispatchctl.metrics import listen, serve  # for whoever wants metrics
+
+        listening = listen(metrics_port)
+        parent = os.getpid()
+
+        def serve_metrics(own: Runtime) -> None:
+            serve(own, listening, parent=parent)
+
+        servants.append(("metrics", serve_metrics))
+        write(watching.Entry(f"metrics: http://127.0.0.1:{listening.getsockname()[1]}/metrics"))
+    watching.watch(
+        runtime,
+        options,
+        say=write,
+        attendants=[Notices(runtime, lambda text, hint: write(watching.Entry(text, "warning", hint)))],
+        servants=servants,
+        load=lambda: load(cli.environment, config_option=cli.given.config),
+    )
     return ExitCode.OK
 
 

@@ -52,7 +52,7 @@ def listen(port: int) -> socket.socket:
 def serve(runtime: Runtime, listening: socket.socket, *, parent: int | None = None) -> None:
     """Answer until the process `parent` is our parent no more; by default the one that is now.
 
-    For a process of its own. Nothing of the given runtime but its environment and options is used, so that a child that
+    For a process of its own. Nothing of the given runtime but its environment, options and settings is used, so that a child that
     was forked does not touch its parent's connection to the database.
     """
     parent = os.getppid() if parent is None else parent
@@ -92,8 +92,7 @@ class _Reader:
         file = (found.st_dev, found.st_ino)
         if self._runtime is None or file != self._file:
             self._close()
-            given = self._given
-            self._runtime = Runtime(given.environment, given.db_option, given.config_option, given.private_tmux)
+            self._runtime = self._given.anew()
             self._file = file
             self._runtime.store.only_read()
         return self._runtime
