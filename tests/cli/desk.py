@@ -26,7 +26,7 @@ TASK_KEYS = {
     *("review", "retries_left", "recoveries_left", "timeout_s", "not_before", "error", "result", "created_at"),
     *("updated_at", "run"),
 }
-EVENT_KEYS = {"id", "task", "run", "at", "actor", "kind", "from", "to", "detail"}
+EVENT_KEYS = {"id", "task", "run", "at", "actor", "kind", "from", "to", "reason", "detail"}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 STAYS = "sleep 600"
 """What is in the prompt of every agent that is to run until it is ended."""
