@@ -308,7 +308,12 @@ def test_a_result_is_kept_however_the_run_ended(task: Task, ending: Ending) -> N
     ],
 )
 def test_only_who_says_so_has_finished(run: Run, ending: Ending, expected: bool) -> None:
-    assert is_finished(run, ending) is expected
+    assert is_finished(TASK, run, ending) is expected
+
+
+def test_who_has_asked_and_left_has_not_finished() -> None:
+    assert not is_finished(ASKED_A_HUMAN, RUN, EXITED_0)
+    assert is_finished(ASKED_A_HUMAN, SAID_DONE, EXITED_0)
 
 
 def test_the_words_of_a_report_are_the_result_and_else_what_the_agent_left() -> None:

@@ -438,9 +438,10 @@ def close_run(spec: Spec, ending: "Ending", *, by_launcher: bool = True) -> "Tas
         if status is not None and run.report is None and run.phase == Phase.STARTED:
             run = store.report(run.token, Report(status), result, actor=Actor.AGENT, at=_now())
         changes = git.changes(spec["worktree"], spec["base_commit"])
-        wanted = policy.uncommitted == "commit" and run.phase == Phase.STARTED and is_finished(run, ending)
+        task = store.task(run.task)
+        wanted = policy.uncommitted == "commit" and run.phase == Phase.STARTED and is_finished(task, run, ending)
         if wanted and changes and changes.files:
-            git.commit_everything(spec["worktree"], f"{store.task(run.task).title}\n\nCommitted for run {run.token}.")
+            git.commit_everything(spec["worktree"], f"{task.title}\n\nCommitted for run {run.token}.")
             changes = git.changes(spec["worktree"], spec["base_commit"])
         return store.close_ended(
             spec["token"],

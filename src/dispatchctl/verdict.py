@@ -155,11 +155,11 @@ def _judge(
     return _finished(task, outcome, result, changes, policy)
 
 
-def is_finished(run: Run, ending: Ending) -> bool:
-    """Whether the agent said, by its report or by ending with 0, that its work is done."""
+def is_finished(task: Task, run: Run, ending: Ending) -> bool:
+    """Whether the agent said, by its report or by ending with 0, that its work is done: not while it has asked."""
     if run.ask is not None or run.report is not None:
         return run.ask is None and run.report is Report.DONE
-    return ending.cause is Cause.BY_ITSELF and ending.exit_code == 0
+    return task.status is not Status.BLOCKED and ending.cause is Cause.BY_ITSELF and ending.exit_code == 0
 
 
 def judge_undone(

@@ -1,5 +1,7 @@
 """What a human says of work in review, and by how much the tries that follow by themselves are put off."""
 
+from collections.abc import Callable
+
 import pytest
 
 from dispatchctl.errors import Refused
@@ -63,7 +65,7 @@ def test_a_rejected_task_goes_on_in_its_worktree_with_what_was_said(bench: Bench
 @pytest.mark.parametrize("situation", [name for name in SITUATIONS if name != "in_review"])
 def test_a_refusal_says_why_and_what_to_type(bench: Bench, verb: str, situation: str) -> None:
     task = SITUATIONS[situation][1](bench)
-    verbs = {
+    verbs: dict[str, Callable[[], object]] = {
         "approve": lambda: bench.store.approve([task], at=bench.tick()),
         "reject": lambda: bench.store.reject(task, note="better", recoveries=3, at=bench.tick()),
     }

@@ -12,6 +12,8 @@ from dispatchctl.verdict import Changes, Cure, Ending, Policy, Tried, Verdict, j
 GIVEN_BACK = "('added', 'released', 'retried', 'rejected', 'unblocked')"
 """Events by which a human has a task tried; what is tried after it by itself waits ever longer."""
 
+OF_TASK = "events INDEXED BY events_of_task"
+
 
 class RunVerbs(Ledger):
     """Every write of a run; each expects the phase that it was read with."""
@@ -113,11 +115,11 @@ class RunVerbs(Ledger):
     def _tried(self, task: Task) -> Tried:
         """How many retries and recoveries were used up since a human last gave the task back, by its events."""
         given = self._database.row(
-            f"SELECT id FROM events WHERE task = ? AND kind IN {GIVEN_BACK} ORDER BY id DESC LIMIT 1", (task.id,)
+            f"SELECT id FROM {OF_TASK} WHERE task = ? AND kind IN {GIVEN_BACK} ORDER BY id DESC LIMIT 1", (task.id,)
         )
         left = (
             self._database.row(
-                f"""SELECT json_extract(detail, '$.task.{column}') AS had FROM events
+                f"""SELECT json_extract(detail, '$.task.{column}') AS had FROM {OF_TASK}
                     WHERE task = ? AND id <= ? AND had IS NOT NULL ORDER BY id DESC LIMIT 1""",
                 (task.id, given[0] if given else 0),
             )
