@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from reconcile.scene import history_holds
+from store.test_limits import most_at_once
 from world import World, eventually
 
 from dispatchctl import processes, sessions
@@ -70,6 +71,7 @@ def _given_up(error: DispatchctlError) -> bool:
 def test_eight_processes_on_one_database_with_real_agents(world: World) -> None:
     (world.root / "agents").mkdir()
     world.extra |= {"DISPATCHCTL_DISPATCH__RETRY_WAIT": "1", "DISPATCHCTL_DISPATCH__MAX_RUNNING": "5"}
+    world.extra["DISPATCHCTL_DISPATCH__MAX_PER_REPO"] = "2"
     runtime, repos = world.runtime(), [world.repository(name) for name in ("one", "two", "three")]
     world.tmux("-f", "/dev/null", "new-session", "-d", "-s", "users-own", "sleep 600")
     for number in range(TASKS):
@@ -95,6 +97,9 @@ def _settle(runtime: Runtime) -> bool:
 def _rows_are_what_happened(world: World, runtime: Runtime, repos: list[Path]) -> None:
     history_holds(runtime)
     events = runtime.store.events()
+    most = most_at_once(events)
+    assert most["all"] <= 5
+    assert max(most[str(repo)] for repo in repos) == 2, "no more than the limit, and as many as it allows"
     claimed = Counter(event.task for event in events if event.kind == "claimed")
     assert sum(claimed.values()) >= TASKS
     for task in runtime.store.tasks():

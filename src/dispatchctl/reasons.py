@@ -14,8 +14,8 @@ from dispatchctl.runtime import Runtime, now
 from dispatchctl.store.room import Obstacle
 from dispatchctl.task import Phase, Status, Task
 
-LOOKED_AT = 100
-"""Tasks with several parents of which git is asked whether those are merged; the foremost ones."""
+LOOKED_AT = 200
+"""Parents of which git is asked, at most, whether they are merged; those of the foremost tasks."""
 
 
 def explain(runtime: Runtime, tasks: Sequence[Task]) -> dict[int, str]:
@@ -104,7 +104,11 @@ class _Queue:
         from dispatchctl.steps import start_point  # what launches is not needed for anything else here
 
         several = [task for task in self.tasks if len(task.after) > 1 and task.id not in self._waiting]
-        for task in sorted(several, key=lambda task: (task.priority, task.id))[:LOOKED_AT]:
+        asked = 0
+        for task in sorted(several, key=lambda task: (task.priority, task.id)):
+            asked += len(task.after)
+            if asked > LOOKED_AT:
+                return
             try:
                 start_point(self.runtime, task)
             except NotYet as wait:

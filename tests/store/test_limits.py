@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,7 +168,7 @@ def test_a_claim_takes_the_best_of_what_nothing_keeps(bench: Bench, seed: int) -
         labels = chance.choice(([], ["l"], ["l", "m"]))
         besides = chance.sample(range(1, 41), 3)
         expected = _allowed(bench, room, set(labels), set(besides))
-        options = {"labels": labels, "besides": besides, "room": room}
+        options: dict[str, Any] = {"labels": labels, "besides": besides, "room": room}
         assert [task.id for task in bench.store.claimable(at=bench.now, limit=0, **options)] == expected
         try:
             run = bench.claim(**options)
