@@ -204,6 +204,27 @@ class Queue:
     """How many more runs may be opened."""
     paused: Mapping[str, int] = field(default_factory=dict)
     """Since when each repository is paused, or with '' the whole queue."""
+    attended: bool = True
+    """Whether `watch` runs; also where there is no systemd, and cron may do its work, which is not seen."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An installed unit: the program that it runs, and whether that is there. `outdated`: how it is not what would be written
+    now, and whether that is by hand."""
+
+    name: str
+    program: str
+    found: bool = True
+    outdated: tuple[str, bool] | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """The units that `dispatchctl service install` has written; `lingers` None: it cannot be told."""
+
+    units: tuple[Unit, ...] = ()
+    lingers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +300,7 @@ class Ground:
     aside: tuple[Aside, ...] = ()
 
 
-Part = Tools | Setup | Agents | DatabaseFile | Contents | Fleet | Queue | Repositories | Ground
+Part = Tools | Setup | Agents | DatabaseFile | Contents | Fleet | Queue | Repositories | Ground | Service
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ ERROR, WARNING, INFO = Severity
 
 WAITED_S = 3_600.0
 """Seconds that a task may be ready, with room for it, before somebody should wonder whether a dispatcher runs."""
+UNATTENDED_S = 300.0
+"""The same where it is known that none runs; whoever dispatches by hand may be about to."""
 PAUSED_S = 86_400.0
 """Seconds of a pause after which somebody may have forgotten it."""
 
@@ -37,6 +39,16 @@ def not_paused_for_long(queue: Queue) -> Iterator[Problem]:
             option = f" --repo {quote(repo)}" if repo else ""
             text = f"has been paused since {format_time(since)}, so nothing is started there"
             yield Problem(repo or "queue", text, f"dispatchctl unpause{option}")
+
+
+@check(INFO)
+def queue_attended(queue: Queue) -> Iterator[Problem]:
+    """While a task has been ready for five minutes, `dispatchctl watch` runs; asked where there is systemd to run it."""
+    if queue.attended or queue.claimable_since is None or queue.room < 1:
+        return
+    if UNATTENDED_S < (queue.at - queue.claimable_since) / 1000 <= WAITED_S:
+        what = f"task {queue.claimable[0]} is" if len(queue.claimable) == 1 else f"{len(queue.claimable)} tasks are"
+        yield Problem("queue", f"{what} ready, and no daemon runs that would start them", "dispatchctl service install")
 
 
 @check(WARNING)

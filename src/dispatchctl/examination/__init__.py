@@ -17,12 +17,13 @@ from dispatchctl.doctor.health import (
     Part,
     Queue,
     Repositories,
+    Service,
     Setup,
     Tools,
     Unknown,
 )
 from dispatchctl.errors import DispatchctlError
-from dispatchctl.examination import surroundings, traces, work
+from dispatchctl.examination import attendance, surroundings, traces, work
 from dispatchctl.examination.looker import Looker, prepare
 from dispatchctl.runtime import Runtime
 
@@ -34,6 +35,7 @@ PARTS: dict[type, tuple[bool, Callable[[Looker], Part]]] = {
     Contents: (True, work.contents),
     Fleet: (True, work.fleet),
     Queue: (True, work.queue),
+    Service: (False, attendance.service),
     Repositories: (True, traces.repositories),
     Ground: (True, traces.ground),
 }

@@ -7,7 +7,7 @@ removed unless that is asked for, and nothing is changed where systemd cannot be
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -201,8 +201,3 @@ class _Systemd:
 
 def _last(finished: processes.Finished) -> str:
     return finished.last_words.replace("\n", "; ") or f"exit code {finished.code}"
-
-
-def names(paths: Iterable[str]) -> str:
-    """Names of files, for a sentence."""
-    return ", ".join(os.path.basename(path) for path in paths)

@@ -239,11 +239,15 @@ def executed(text: str) -> list[str]:
     return words[len(SHELL) :] if tuple(words[: len(SHELL)]) == SHELL else words
 
 
+def program_of(text: str) -> tuple[str, ...]:
+    """The words of a unit's command before `watch` or `reconcile`."""
+    words = executed(text)
+    return tuple(words[: next((place for place, each in enumerate(words) if each in ("watch", "reconcile")), 0)])
+
+
 def as_of_now(name: str, installed: str, program: Sequence[str]) -> str:
     """What we would write in the place of an installed unit: with the same options and variables, and this program."""
-    words = executed(installed)
-    verb = next((place for place, each in enumerate(words) if each in ("watch", "reconcile")), len(words))
-    options = tuple(words[verb + 1 :])
+    options = tuple(executed(installed)[len(program_of(installed)) + 1 :])
     variables = dict(
         pair.split("=", 1) for each in VARIABLES.findall(installed) for pair in words_of(each) if "=" in pair
     )
