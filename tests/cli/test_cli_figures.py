@@ -160,8 +160,8 @@ def test_prune_drops_the_history_of_finished_tasks_only_if_asked(desk: Desk) -> 
     ]
     [event] = desk.json("history", str(first))["events"]
     assert (event["kind"], event["actor"], event["reason"]) == ("pruned", "user", f"{many} earlier events were dropped")
-    keep = {"DISPATCHCTL_HISTORY__KEEP": "1s"}
-    [action] = eventually(lambda: desk.json("prune", **keep)["actions"], what="a second passes")
+    desk.world.extra["DISPATCHCTL_HISTORY__KEEP"] = "1s"
+    [action] = eventually(lambda: desk.json("prune")["actions"], what="a second passes")
     assert action["task"] == second
     assert desk.json("history", str(kept))["events"][0]["kind"] == "added"
     assert "all is well" in desk.ok("doctor")

@@ -5,12 +5,12 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
-from figures import daemon, graph, page
+from figures import daemon, graph, million, page
 
 Part = tuple[str, Callable[[argparse.Namespace], tuple[str, list[str]]]]
 """A heading, and what measures the text below it and says which bars were missed."""
 
-PARTS: Mapping[str, Part] = {**graph.PARTS, **daemon.PARTS}
+PARTS: Mapping[str, Part] = {**graph.PARTS, **daemon.PARTS, **million.PARTS}
 
 
 def main() -> int:
@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=100, metavar="N", help="samples of each latency")
     parser.add_argument("--idle-minutes", type=float, default=10, metavar="N", help="how long to be idle")
     parser.add_argument("--tasks", type=int, default=100, metavar="N", help="tasks of the graph")
+    parser.add_argument("--events", type=int, default=1_000_000, metavar="N", help="events of the large database")
+    parser.add_argument("--only", metavar="WORD", help="of the large database, only figures with it in their name")
     wanted = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the worlds are cleared away
     missed = []

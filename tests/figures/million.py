@@ -25,7 +25,6 @@ from dispatchctl.store.schema import TALLIES
 from dispatchctl.task import Actor, NewTask
 from figures.page import quantiles, table
 
-EVENTS = 1_000_000
 A_TASK = 7
 """Events of a task that was run once."""
 DAYS = 30
@@ -170,11 +169,12 @@ def _task(task: int, at: int, big: Big) -> tuple[dict[str, Any], dict[str, Any],
 # -- what is measured ------------------------------------------------------------------------------------------------------
 
 
-def command(*words: str) -> Callable[[Big], object]:
+def command(*words: str, within: float = 60.0) -> Callable[[Big], object]:
     """A command, from its start to its end; `{long}` and `{draft}` are ids."""
 
     def run(big: Big) -> None:
-        said = big.world.cli(*(word.format(long=big.long, draft=big.draft) for word in words), cwd=big.repo)
+        named = [word.format(long=big.long, draft=big.draft) for word in words]
+        said = big.world.cli(*named, cwd=big.repo, within=within)
         assert said.code == 0, said
 
     return run
@@ -244,7 +244,7 @@ def forgetting(big: Big) -> tuple[float, list[float], int]:
     new = NewTask("Meanwhile", "x", str(big.repo), "main", "shell", backlog=True)
 
     def prune() -> None:
-        command("prune", "--older-than", "90d", "--events-older-than", "10d")(big)
+        command("prune", "--older-than", "90d", "--events-older-than", "10d", within=3_600)(big)
         done.set()
 
     thread = threading.Thread(target=prune)
@@ -282,10 +282,10 @@ def measure(wanted: argparse.Namespace) -> tuple[str, list[str]]:
     """The section of the page, and the bars that were missed."""
     world = World(Path(tempfile.mkdtemp(prefix="dctl-f", dir="/tmp")), extra={"PYTHONDONTWRITEBYTECODE": ""})
     try:
-        big = Big(world, world.runtime(), world.repository(), getattr(wanted, "events", EVENTS))
+        big = Big(world, world.runtime(), world.repository(), wanted.events)
         fill(big)
         size = big.runtime.database.stat().st_size / 1_000_000
-        found = list(_rows(big, getattr(wanted, "only", None) or ""))
+        found = list(_rows(big, wanted.only or ""))
         rows = table(("", "processor", "median", "95 %", "slowest", "bar"), *(row for row, _ in found))
         text = f"""{len_of_events(big):,} events, {size:,.0f} MB; commands are whole processes,
 from start to end, {ROUNDS} each.
@@ -293,10 +293,11 @@ from start to end, {ROUNDS} each.
 {rows}
 
 """
-        if not getattr(wanted, "only", None):
+        if not wanted.only:
             took, waits, gone = forgetting(big)
+            median, worst = (f"{1000 * each:.0f} ms" for each in (quantiles(waits)[0], max(waits)))
             text += f"""`prune --events-older-than 10d` dropped {gone:,} events in {took:.0f} s. Meanwhile another process
-added {len(waits)} tasks, each of which waited {1000 * quantiles(waits)[0]:.0f} ms in the median and {1000 * max(waits):.0f} ms at most.
+added {len(waits)} tasks, each of which waited {median} in the median and {worst} at most.
 """
         return text, [missed for _, missed in found if missed]
     finally:

@@ -40,8 +40,10 @@ class Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         """Each metric with its samples."""
         at = now()
-        standings = self.runtime.store.standing(at=at)
+        standings, tasks = self.runtime.store.standing(at=at, tasks=False), self.runtime.store.count()
         yield _gauge("build", "The program that says this.", ("version",), [((__version__,), 1)], suffix="_info")
+        rows = [((status,), tasks.get(status, 0)) for status in Status]
+        yield _gauge("tasks", "Tasks by status.", ("status",), rows)
         yield from _standing(standings, at)
         yield from self._surroundings()
         tallies = defaultdict[str, list[Tally]](list)
@@ -86,11 +88,7 @@ def _counter(name: str, help_: str, labels: Sequence[str], rows: Rows) -> Metric
 
 
 def _standing(standings: Standings, at: int) -> Iterator[Metric]:
-    """What there is at this moment."""
-    tasks = dict.fromkeys(Status, 0)
-    for each in standings.standing:
-        tasks[each.status] += each.number
-    yield _gauge("tasks", "Tasks by status.", ("status",), [((status,), count) for status, count in tasks.items()])
+    """What runs and what waits at this moment."""
     open_runs = [((each.agent, each.repo), each.number) for each in standings.open_runs]
     yield _gauge("runs_open", "Open runs.", ("agent", "repo"), open_runs)
     oldest = min((each.ready_at for each in standings.oldest), default=at)

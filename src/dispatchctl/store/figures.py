@@ -26,11 +26,13 @@ def _before(which: str) -> str:
 class Counting(Ledger):
     """The figures, read."""
 
-    def standing(self, *, at: int) -> Standings:
-        """How many tasks and open runs there are, and what has been ready for longest."""
+    def standing(self, *, at: int, tasks: bool = True) -> Standings:
+        """How many open runs there are, what has been ready for longest, and with `tasks` how many there are of them."""
         with self._database.reading():
-            tasks = self._database.rows(
-                "SELECT agent, repo, status, count(*) FROM tasks INDEXED BY tasks_by_status GROUP BY status, agent, repo"
+            counted = self._database.rows(
+                """SELECT agent, repo, status, count(*) FROM tasks INDEXED BY tasks_by_status WHERE ?
+                   GROUP BY status, agent, repo""",
+                (tasks,),
             )
             open_runs = self._database.rows(
                 """SELECT agent, repo, count(*) FROM runs INDEXED BY runs_open WHERE phase <> 'closed'
@@ -41,7 +43,7 @@ class Counting(Ledger):
                    WHERE ready_at IS NOT NULL AND ready_at <= ? GROUP BY agent, repo""",
                 (at,),
             )
-        standing = [Standing(agent, repo, Status(status), count) for agent, repo, status, count in tasks]
+        standing = [Standing(agent, repo, Status(status), count) for agent, repo, status, count in counted]
         return Standings(standing, [Counted(*row) for row in open_runs], [Oldest(*row) for row in oldest])
 
     def happened(self, *, since: int) -> Happened:

@@ -245,8 +245,8 @@ class Store(Protocol):
         """
 
     # -- what is counted -------------------------------------------------------------------------------------------
-    def standing(self, *, at: int) -> Standings:
-        """How many tasks and open runs there are, and what has been ready for longest."""
+    def standing(self, *, at: int, tasks: bool = True) -> Standings:
+        """How many open runs there are, what has been ready for longest, and with `tasks` how many there are of them."""
 
     def happened(self, *, since: int) -> Happened:
         """How runs have ended and tasks were done since then, of the tasks that are still there."""
