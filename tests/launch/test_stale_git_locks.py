@@ -181,8 +181,9 @@ def test_a_lock_that_a_git_at_work_may_hold_stops_the_undo_and_is_left(
 def test_a_lock_that_somebody_has_open_is_left(tmp_path: Path) -> None:
     lock = tmp_path / "x.lock"
     with open(lock, "w") as file, subprocess.Popen(["sleep", "600"], stdin=file) as process:
-        assert not stale.is_abandoned(str(lock), [])
+        abandoned = stale.is_abandoned(str(lock), [])
         process.kill()
+    assert not abandoned
     assert stale.is_abandoned(str(lock), [])
 
 
