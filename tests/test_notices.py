@@ -39,7 +39,7 @@ from dispatchctl.programs import Aside
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Activity, Actor, NewTask
 
-QUICK_S = 1.0
+QUICK_S = 3.0
 """A turn of the loop that takes longer has waited for something: generous, since the machine may be busy."""
 ALL = '["blocked", "in_review", "failed", "done", "stalled", "empty"]'
 HOSTILE = "#(touch {0}) #{{pid}} %H 100% ; kill-server <b>&\x1b]0;x\x07 $(touch {0}) `touch {0}`"
@@ -570,11 +570,12 @@ def test_close_lets_what_is_quick_come_to_its_end(scene: Scene) -> None:
 
 
 def test_no_process_but_its_own_is_waited_for(scene: Scene) -> None:
-    with subprocess.Popen(["true"]) as other:
+    with subprocess.Popen(["false"]) as other:
+        eventually(lambda: not alive(other.pid))
         notices = scene.start()
         scene.failed()
         scene.settle(notices)
-        assert other.wait(20) == 0
+        assert other.wait(20) == 1
 
 
 def test_a_database_that_is_not_to_be_had_is_said_once_and_tried_again(scene: Scene) -> None:
@@ -731,14 +732,14 @@ def test_a_tmux_that_nobody_looks_at_is_no_error(scene: Scene, server: str) -> N
 
 def test_a_tmux_that_hangs_is_said_once_and_holds_up_nobody(looked_at: tuple[Scene, Terminal]) -> None:
     scene, _ = looked_at
-    scene.world.extra["DISPATCHCTL_TMUX__TIMEOUT"] = "1"
+    scene.world.extra["DISPATCHCTL_TMUX__TIMEOUT"] = "5"
     pid = int(scene.world.tmux("display-message", "-p", "#{pid}"))
     notices = scene.start()
     os.kill(pid, signal.SIGSTOP)
     try:
         fail_in_tmux(scene, "hangs")
         scene.settle(notices)
-        one_line(scene, "tmux", "did not answer within 1 s")
+        one_line(scene, "tmux", "did not answer within 5 s")
     finally:
         os.kill(pid, signal.SIGCONT)
 
