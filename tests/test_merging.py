@@ -283,6 +283,27 @@ def test_a_base_in_a_linked_worktree_goes_along_there(stage: Stage) -> None:
     assert stage.is_clean()
 
 
+def test_a_base_in_a_submodule_goes_along_there(stage: Stage) -> None:
+    above = stage.world.repository(f"{stage.repo.name}-above")
+    stage.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(stage.repo), "s", at=above)
+    stage.repo = above / "s"
+    run = stage.ended()
+    (stage.repo / "work").write_text("precious\n")
+    with pytest.raises(Refused, match="'work' there is not tracked"):
+        stage.merge(run)
+    (stage.repo / "work").unlink()
+    assert stage.merge(run).checkout == str(stage.repo)
+    assert (stage.repo / "work").read_text() == "work\n"
+    assert stage.is_clean()
+
+
+def test_a_repository_that_is_gone_is_said_so(stage: Stage) -> None:
+    run = stage.ended()
+    stage.repo.rename(stage.world.root / f"{stage.repo.name}-moved")
+    with pytest.raises(DispatchctlError, match=f"task {run.task}: its repository {stage.repo} is gone"):
+        stage.merge(run)
+
+
 def test_no_hook_of_the_repository_runs(stage: Stage) -> None:
     ran = stage.world.root / f"{stage.repo.name}-hooks"
     for name in ("post-merge", "reference-transaction", "commit-msg", "post-checkout", "pre-merge-commit"):

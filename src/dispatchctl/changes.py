@@ -15,7 +15,16 @@ from dispatchctl.worktrees import Difference
 
 def place_of(runtime: Runtime, task: Task) -> Run:
     """The place of the task's newest run, with the commit from which its work began. Raises `Refused` if it has not run."""
-    return _places(runtime, task)[0]
+    place = _places(runtime, task)[0]
+    _check_repository(runtime, place)
+    return place
+
+
+def _check_repository(runtime: Runtime, place: Run) -> None:
+    if clearing.repository_of(runtime, place) is None:
+        raise DispatchctlError(
+            f"task {place.task}: its repository {place.repo} is gone", f"ls -ld {quote(os.path.dirname(place.repo))}"
+        )
 
 
 def _places(runtime: Runtime, task: Task) -> list[Run]:
@@ -40,10 +49,7 @@ def difference(runtime: Runtime, number: int) -> Iterator[tuple[Run, Difference]
     """What the newest run that left a worktree or a branch has changed since its base commit; nothing is touched."""
     task = runtime.store.task(number)
     for place in _places(runtime, task):
-        if clearing.repository_of(runtime, place) is None:
-            raise DispatchctlError(
-                f"task {number}: its repository {place.repo} is gone", f"ls -ld {quote(os.path.dirname(place.repo))}"
-            )
+        _check_repository(runtime, place)
         found = runtime.git.find(place)
         if place.base_commit and (found.tip or (found.own and found.files)):
             pager = runtime.environment.inherited.get("GIT_PAGER")

@@ -83,7 +83,7 @@ def _fact(event: Event) -> str:
     """The one thing of the detail that a person wants to see where nobody said why."""
     task: Mapping[str, object] = event.detail.get("task", {})
     run: Mapping[str, object] = event.detail.get("run", {})
-    for key in ("outcome", "report", "ask", "pane_id", "agent_pid", "branch", "title"):
+    for key in ("merged", "pull_request", "outcome", "report", "ask", "pane_id", "agent_pid", "branch", "title"):
         found = run.get(key) or task.get(key)
         if found:
             return f"{key} {found}"
@@ -131,6 +131,10 @@ def _run_lines(run: Run, count: int, now: int) -> Iterator[str]:
         yield f"  started     {format_time(run.started_at)}, {took}"
     yield f"  branch      {run.branch}"
     yield f"  worktree    {run.worktree}"
+    if run.merged:
+        yield f"  merged      as {run.merged}"
+    if run.pull_request:
+        yield f"  offered     {run.pull_request}"
     if run.cleared_at is not None:
         yield f"  cleared     {format_time(run.cleared_at)}: its worktree, branch, window and output are gone"
     if run.window_id and run.closed_at is None:

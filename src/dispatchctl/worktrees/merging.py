@@ -112,8 +112,12 @@ class Merging(Keeping):
         return head.code == 0 and not self.is_in(run.repo, os.fsdecode(head.out).strip(), found.tip)
 
     def checkouts(self, repo: str, branch: str) -> list[str]:
-        """The worktrees that have the branch checked out."""
-        return [path for path, there in self.registered(repo).items() if there == branch]
+        """The worktrees that have the branch checked out; git lists a submodule's by the directory of its repository."""
+        return [self._files_of(path) for path, there in self.registered(repo).items() if there == branch]
+
+    def _files_of(self, path: str) -> str:
+        top = self._git(path, "rev-parse", "--show-toplevel") if os.path.isdir(path) else None
+        return os.fsdecode(top.out).removesuffix("\n") if top is not None and top.code == 0 else path
 
     def pinned_by(self, repo: str, branch: str) -> str | None:
         """The directory of git's in which a rebase or bisect waits that is going to move the branch, or to go back to it."""
