@@ -140,7 +140,7 @@ def _close(store: Store, number: int) -> None:
         database.execute("UPDATE tasks SET status = 'cancelled' WHERE id = ?", (task,))
 
 
-def page(tasks: int = 100_000) -> str:
+def page(tasks: int = 20_000) -> str:
     """A section for a page."""
     took = measure(tasks)
     first = took[CASES[0].what]
