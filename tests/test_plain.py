@@ -28,7 +28,7 @@ def test_the_words_of_an_output(output: bytes, expected: str) -> None:
         pytest.param(b"x" * 99 + b"\n\none\n\ntwo", "one\n\ntwo", id="as many as fit"),
         pytest.param(b"x" * 99 + b"\nfour\nfive\n\nsix\n\nseven", "six\n\nseven", id="no half of one"),
         pytest.param(
-            b"x" * 99 + b"\n\nfour\nfive\n\nsix\nsev", "four\nfive\n\nsix\nsev", id="paragraphs that just fit"
+            b"x" * 99 + b"\n\nfour\nfives\n\nsix\nseve", "four\nfives\n\nsix\nseve", id="paragraphs that just fit"
         ),
         pytest.param(b"x" * 99 + b"\nfour\nfive", "four\nfive", id="whole lines"),
         pytest.param(b"x" * 99, "x" * 20, id="characters"),
