@@ -1,38 +1,45 @@
-"""Forked helpers of the daemon: each does one thing that may block or hang, and tells of it through a pipe.
+"""Helpers of the daemon: each does one thing that may block or hang, and tells of it through a pipe.
 
-The daemon itself stays a single thread that never waits, so that forking it is sound. A worker is a copy of it at that
-moment: it shares no connection, no lock and no signal handler with it, and ends without the daemon's clean-up. One that is
-killed leaves what any killed dispatcher leaves, which reconcile mends; one whose daemon is killed goes on to its end.
+They are forked, since that costs a few milliseconds where a new Python costs a hundred, but not by the daemon: SQLite's state
+of a database must not be carried across a fork, not even to open the database anew in the child, whose locks would then be
+believed and not be there (sqlite.org/howtocorrupt.html, 2.6). So the daemon first forks a server that never opens a database,
+and has that fork each worker. A worker has no connection, lock or signal handler of the daemon's. One that is killed leaves
+what any killed dispatcher leaves, which reconcile mends; one whose daemon is killed goes on to its end.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
+from dispatchctl import processes
 from dispatchctl.errors import Terminated
 
 Tell = Callable[[dict[str, Any]], None]
 """How a worker tells the daemon something: an object that JSON can hold."""
+Work = Callable[[Tell], None]
 
 LONGEST_WORD = 1 << 20
 """Bytes of one telling; what is longer is dropped, since nobody may fill the daemon's memory."""
+WELL = "ended well"
 
 
 class Worker:
-    """A forked process, its pipe, and how it ended once it has."""
+    """A forked process, by the pipe through which it tells; the pipe's end is the worker's."""
 
-    def __init__(self, name: str, pid: int, pipe: int) -> None:
+    def __init__(self, name: str, process: processes.Process, pipe: int) -> None:
         self.name = name
-        self.pid = pid
+        self.process = process
         self.pipe = pipe
         self.began = time.monotonic()
-        self.status: int | None = None
+        self.has_ended = False
+        self.ended_well = False
         self._said = b""
 
     @property
@@ -41,75 +48,120 @@ class Worker:
         return time.monotonic() - self.began
 
     def heard(self) -> list[dict[str, Any]]:
-        """What it has told since it was last asked; never waits."""
-        while True:
+        """What it has told since it was last asked, and whether it has ended; never waits."""
+        while not self.has_ended:
             try:
                 piece = os.read(self.pipe, 1 << 16)
             except BlockingIOError:
                 break
-            if not piece:
-                break
+            self.has_ended = not piece
             self._said += piece
         *lines, self._said = self._said.split(b"\n")
         if len(self._said) > LONGEST_WORD:
             self._said = b""
-        return [json.loads(line) for line in lines if line]
-
-    def has_ended(self) -> bool:
-        """Whether it is gone; its exit status is then in `status`, negative for a signal. Never waits."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid == 0:
-                return False
-            self.status = os.waitstatus_to_exitcode(status)
-        return True
+        words = [json.loads(line) for line in lines if line]
+        self.ended_well = self.ended_well or any(WELL in word for word in words)
+        return [word for word in words if WELL not in word]
 
     def signal(self, number: int) -> None:
-        """Send it a signal, unless it is gone; it is our own child and not reaped yet, so its pid is its own."""
-        if not self.has_ended():
-            os.kill(self.pid, number)
+        """Send it a signal, unless it is gone."""
+        processes.send(self.process, number)
 
     def close(self) -> None:
         """Forget the pipe."""
         os.close(self.pipe)
 
 
-def fork(name: str, work: Callable[[Tell], None], *, dropping: Iterable[int] = ()) -> Worker:
-    """Have a copy of this process do `work`, without the descriptors `dropping`.
+class ServerGone(Exception):
+    """The server was killed; whoever notices makes another one."""
 
-    SIGTERM and SIGINT raise `Terminated` in it. Its exit status is 0, or 1 after an exception, which it shows on stderr.
+
+class ForkServer:
+    """A copy of this process as it is now, which forks workers. `works` are what they can do, by name.
+
+    To be made while this process has no database open. `dropping` are descriptors that are not the copy's business.
     """
-    for stream in (sys.stdout, sys.stderr):
+
+    def __init__(self, works: Mapping[str, Work], *, dropping: Collection[int] = ()) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                pass  # nobody reads it any more, or its disk is full: the daemon goes on
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            stream.flush()
-        except OSError:
-            pass  # nobody reads it any more, or its disk is full: the daemon goes on
-    reading, writing = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+            self._pid = os.fork()
+            if self._pid == 0:
+                _serve(theirs, works, (self._channel.fileno(), *dropping))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+
+    @property
+    def descriptor(self) -> int:
+        """The channel to it."""
+        return self._channel.fileno()
+
+    def fork(self, name: str) -> Worker:
+        """A new worker. Raises `ServerGone`."""
+        reading, writing = os.pipe()
+        try:
+            socket.send_fds(self._channel, [name.encode()], [writing])
+            answer = self._channel.recv(64)
+        except OSError as error:
+            os.close(reading)
+            raise ServerGone(str(error)) from error
+        finally:
+            os.close(writing)
+        if not answer:
+            os.close(reading)
+            raise ServerGone("it has ended")
+        os.set_blocking(reading, False)
+        pid, started = map(int, answer.split())
+        return Worker(name, (pid, started), reading)
+
+    def close(self) -> None:
+        """Have it end; workers go on."""
+        self._channel.close()
+        os.waitpid(self._pid, 0)
+
+
+def _serve(channel: socket.socket, works: Mapping[str, Work], dropping: Collection[int]) -> NoReturn:
+    """In the copy: fork a worker for each name that comes, until the daemon is gone."""
     try:
-        pid = os.fork()
-        if pid == 0:
-            _become(work, reading, writing, dropping)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # they are the daemon's to hear
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets workers that have ended
+        for descriptor in dropping:
+            os.close(descriptor)  # not unlocked: that would unlock it for the daemon too
+        while True:
+            name, descriptors, _, _ = socket.recv_fds(channel, 256, 1)
+            if not name:
+                os._exit(0)
+            pid = os.fork()
+            if pid == 0:
+                channel.close()
+                _become(works[name.decode()], descriptors[0])
+            os.close(descriptors[0])
+            channel.send(b"%d %d" % (pid, processes.start_time(pid) or 0))
+    except BrokenPipeError:
+        pass  # the daemon is gone
+    except BaseException:  # noqa: BLE001 - nothing of the daemon that forked us may be unwound here
+        traceback.print_exc()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    os.close(writing)
-    os.set_blocking(reading, False)
-    return Worker(name, pid, reading)
+        os._exit(1)
 
 
-def _become(work: Callable[[Tell], None], reading: int, writing: int, dropping: Iterable[int]) -> None:
-    """In the copy: do the work and end, whatever happens. Its signals are blocked until it can hear them."""
-    code = 1
+def _become(work: Work, writing: int) -> NoReturn:
+    """In a copy of the copy: do the work and end, whatever happens. SIGTERM and SIGINT raise `Terminated` in it."""
     try:
         os.setpgid(0, 0)  # a Ctrl-C is the daemon's to hear, which tells its workers
-        signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the daemon's word for reading settings again
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for descriptor in (reading, *dropping):
-            os.close(descriptor)  # not unlocked: that would unlock it for the daemon too
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
         def tell(word: dict[str, Any]) -> None:
             try:
@@ -117,17 +169,18 @@ def _become(work: Callable[[Tell], None], reading: int, writing: int, dropping: 
             except BrokenPipeError:
                 pass  # the daemon is gone
 
-        work(tell)
-        code = 0
-    except Terminated:
-        code = 0  # what it had begun is undone
+        try:
+            work(tell)
+        except Terminated:
+            pass  # what it had begun is undone
+        tell({WELL: True})
     except BaseException:  # noqa: BLE001 - nothing of the daemon that forked us may be unwound here
         traceback.print_exc()
     finally:
         try:
             sys.stderr.flush()
         finally:
-            os._exit(code)
+            os._exit(0)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

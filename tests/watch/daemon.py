@@ -90,12 +90,17 @@ def watching(world: World, *arguments: str, hello: bool = True, **extra: str) ->
         process.wait()
 
 
-def workers_of(pid: int) -> list[int]:
-    """The live children of the process."""
+def children_of(pid: int) -> list[int]:
+    """The live children of the process: of a daemon, the server that forks its workers."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def workers_of(pid: int) -> list[int]:
+    """The live workers of the daemon."""
+    return [worker for server in children_of(pid) for worker in children_of(server)]
 
 
 def become(runtime: Runtime, tasks: Sequence[int], *statuses: Status, within: float = 60.0) -> None:

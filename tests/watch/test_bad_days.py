@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from watch.daemon import become, watching, workers_of
+from watch.daemon import become, children_of, watching, workers_of
 from world import World, eventually
 
 from dispatchctl.task import Outcome, Phase, Status
@@ -161,9 +161,23 @@ def test_a_worker_that_is_killed_is_mended_by_the_next_reconcile(world: World, r
         eventually(mark.exists)
         for pid in workers_of(daemon.process.pid):
             os.kill(pid, signal.SIGKILL)
-        daemon.says("ended with signal 9")
+        daemon.says("was killed or has failed")
         become(runtime, [task], Status.DONE)
         assert [each.outcome for each in runtime.store.runs(task)] == [Outcome.ROLLED_BACK, Outcome.EXITED]
+        assert daemon.stop()[0] == 0
+
+
+def test_the_server_of_workers_is_made_again_when_it_was_killed(world: World, repo: Path) -> None:
+    runtime = world.runtime()
+    with watching(world, "--interval", "1") as daemon:
+        for _ in range(3):
+            task = world.add(runtime, "true", repo=repo).id
+            become(runtime, [task], Status.DONE)
+            [server] = eventually(lambda: children_of(daemon.process.pid))
+            os.kill(server, signal.SIGKILL)
+        daemon.says("the process that starts workers is gone")
+        task = world.add(runtime, "true", repo=repo).id
+        become(runtime, [task], Status.DONE)
         assert daemon.stop()[0] == 0
 
 
@@ -185,13 +199,16 @@ def test_killed_itself_in_the_middle_of_launches_the_next_one_goes_on(world: Wor
 def test_asleep_for_a_while_it_goes_on_where_it_was(world: World, repo: Path) -> None:
     runtime = world.runtime()
     with watching(world, "--interval", "1") as daemon:
+        first = world.add(runtime, "true", repo=repo).id
+        become(runtime, [first], Status.DONE)
+        eventually(lambda: not workers_of(daemon.process.pid))
         daemon.send(signal.SIGSTOP)
         tasks = [world.add(runtime, "true", repo=repo).id for _ in range(3)]
         assert (
             world.cli("add", "One more", "-p", "true", "--repo", str(repo)).code == 0
         )  # it holds no lock on the queue
         daemon.send(signal.SIGCONT)
-        become(runtime, [*tasks, 4], Status.DONE)
+        become(runtime, [*tasks, 5], Status.DONE)
         assert daemon.stop()[0] == 0
 
 

@@ -61,17 +61,16 @@ def watch(
     write = _writer(log_format, to_journal=cli.environment.to_journal, quiet=cli.given.quiet, now=now)
     options = watching.Options(split(label), max_running, pause)
     _ = runtime.settings  # before a port is taken
-    servants = []
+    servants: dict[str, watching.Servant] = {}
     if metrics_port is not None:
         from dispatchctl.metrics import listen, serve  # for whoever wants metrics
 
         listening = listen(metrics_port)
-        parent = os.getpid()
 
         def serve_metrics(own: Runtime) -> None:
-            serve(own, listening, parent=parent)
+            serve(own, listening)
 
-        servants.append(("metrics", serve_metrics))
+        servants["metrics"] = serve_metrics
         write(watching.Entry(f"metrics: http://127.0.0.1:{listening.getsockname()[1]}/metrics"))
     watching.watch(
         runtime,
