@@ -169,6 +169,7 @@ def test_ctrl_c_in_the_pager_is_the_pagers(shared: Desk) -> None:
     terminal.read_until("ready")
     terminal.type("\x03")
     assert "caught" in terminal.read_to_end()
+    assert terminal.process.returncode == 0
 
 
 # -- merge ----------------------------------------------------------------------------------------------------------------

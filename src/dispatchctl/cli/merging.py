@@ -42,7 +42,7 @@ def diff(
             return ExitCode.OK
         if sys.stdout.isatty():
             code = seen.show(options, color=not cli.environment.no_color)
-            if code not in (0, -13, 141):  # the pager was left before the end
+            if code not in (0, -2, -13, 141):  # the pager was left before the end, or heard Ctrl-C
                 raise Unanswered(f"task {id}: git diff ended with {code}", f"dispatchctl diff {id} | cat")
             return ExitCode.OK
         text = seen.patch(*options)
