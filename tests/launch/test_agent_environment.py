@@ -64,6 +64,7 @@ def test_the_agent_gets_exactly_what_was_composed(world: World) -> None:
         "DISPATCHCTL_BASE": "main",
         "DISPATCHCTL_PROMPT_FILE": f"{run.run_dir}/prompt",
         "DISPATCHCTL_RESULT_FILE": f"{run.worktree}/.dispatchctl/result",
+        "DISPATCHCTL_PARENTS": f"{run.run_dir}/parents.json",
     }
 
 
