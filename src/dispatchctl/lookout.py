@@ -31,6 +31,13 @@ def held(runtime: Runtime, tasks: Collection[Task]) -> dict[int, str]:
     return reasons | {task: in_words(each) for task, each in in_the_way.items()}
 
 
+def held_back(runtime: Runtime, tasks: Collection[Task]) -> dict[int, str]:
+    """The same but for those that only wait for their turn, which is no news in a listing."""
+    reasons = waiting(runtime, tasks)
+    in_the_way = obstacles(runtime, [task for task in tasks if task.id not in reasons])
+    return reasons | {task: in_words(each) for task, each in in_the_way.items() if each.is_pause}
+
+
 def waiting(runtime: Runtime, tasks: Collection[Task]) -> dict[int, str]:
     """What each of the ready tasks waits for, other tasks or its time; those that do not wait are left out."""
     ready = [task for task in tasks if task.status is Status.READY]

@@ -61,7 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Each command: the module of `dispatchctl.cli` that has it, and where `--help` lists it."""
 
 ALIASES = {"ls": "list"}
-WITHOUT_JSON = frozenset({"attach", "logs", "metrics"})
+WITHOUT_JSON = frozenset({"attach", "logs", "metrics", "watch"})
 TAKE_A_VALUE = frozenset({"--db", "--config"})
 FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--json"})
 

@@ -78,12 +78,16 @@ class Cli:
         """Where the answer and the story go."""
         return Output(self.as_json, self.given.quiet, self.environment.no_color)
 
-    def say_unattended(self, what: str) -> None:
-        """Say that `what` is ready and that nothing will start it by itself, if no daemon does."""
+    def is_watched(self) -> bool:
+        """Whether a daemon starts what is ready."""
         from dispatchctl.processes import is_locked
         from dispatchctl.runtime import watch_lock
 
-        if is_locked(watch_lock(self.runtime)):
+        return is_locked(watch_lock(self.runtime)) is True
+
+    def say_unattended(self, what: str) -> None:
+        """Say that `what` is ready and that nothing will start it by itself, if no daemon does."""
+        if self.is_watched():
             return
         self.output.story(f"no dispatcher is running, so nothing starts {what} by itself: dispatchctl dispatch")
 
@@ -103,11 +107,11 @@ class Cli:
         from dispatchctl import lookout
         from dispatchctl.render import shapes, views
 
-        held = lookout.held(self.runtime, tasks)
         if self.as_json:
+            held = lookout.held(self.runtime, tasks)
             self.output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in tasks]})
         else:
-            at = now()
+            held, at = lookout.held_back(self.runtime, tasks), now()
             self.output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), at) for task in tasks))
 
 

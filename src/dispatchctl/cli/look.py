@@ -257,7 +257,8 @@ def wait(
             if task.status is Status.BACKLOG:
                 cli.output.story(f"task {task.id} is a draft, which nobody starts: dispatchctl release {task.id}")
             elif reason := lookout.held(cli.runtime, [task]).get(task.id):
-                cli.output.story(f"task {task.id} is held: {reason}; then it has to be started: dispatchctl dispatch")
+                then = "" if cli.is_watched() else "; then it has to be started: dispatchctl dispatch"
+                cli.output.story(f"task {task.id} is held: {reason}{then}")
             else:
                 cli.say_unattended(f"task {task.id}, which is ready,")
 

@@ -52,8 +52,7 @@ def listen(port: int) -> socket.socket:
 def serve(runtime: Runtime, listening: socket.socket, *, parent: int | None = None) -> None:
     """Answer until the process `parent` is our parent no more; by default the one that is now.
 
-    For a process of its own. Nothing of the given runtime but its environment, options and settings is used, so that a child that
-    was forked does not touch its parent's connection to the database.
+    For a process of its own, which opens the database by itself; of the given runtime it uses the settings and options.
     """
     parent = os.getppid() if parent is None else parent
     server = _Server(listening)
