@@ -8,13 +8,15 @@ that slows later worktrees down.
 import argparse
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from watched import Watched, private_world
+from watched import Account, Watched, private_world
 from world import World, eventually
 
 from dispatchctl.runtime import Runtime, now
@@ -109,6 +111,9 @@ def _by_hand(desk: Desk, samples: Samples) -> None:
     into["`dispatch` starts → claim"].append(1000 * (desk.event(task, "claimed") - began))
     into["`dispatch`, the whole command"].append(1000 * (returned - began))
     into["start-up: `ready` with nothing there, the whole command"].append(1000 * (time.time() - again))
+    bare = time.time()
+    subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
+    into["beside them: a bare `python -I -S -c pass`"].append(1000 * (time.time() - bare))
 
 
 def _later(desk: Desk, samples: Samples) -> None:
@@ -158,6 +163,7 @@ a new branch each time.
             samples.row("`dispatch` starts → claim"),
             samples.row("`dispatch`, the whole command"),
             samples.row("start-up: `ready` with nothing there, the whole command"),
+            samples.row("beside them: a bare `python -I -S -c pass`"),
         )
     }
 
@@ -196,18 +202,23 @@ def idle(wanted: argparse.Namespace) -> tuple[str, list[str]]:
         store = desks["20 agents that sleep"].runtime.store
         eventually(lambda: sum(run.started_at is not None for run in store.open_runs()) == 20, within=120)
         time.sleep(15)  # until it is quiet
-        before = {name: (watched.cpu(), watched.resident()) for name, watched in daemons.items()}
-        time.sleep(60 * wanted.idle_minutes)
-        for name, watched in daemons.items():
-            used[name] = (watched.cpu() - before[name][0], watched.resident())
-        assert len(store.open_runs()) == 20
-        for watched in daemons.values():
-            watched.stop()
+        accounts = {name: Account(watched.pid, *watched.workers()) for name, watched in daemons.items()}
+        try:
+            before = {name: account.seconds() for name, account in accounts.items()}
+            time.sleep(60 * wanted.idle_minutes)
+            for name, watched in daemons.items():
+                used[name] = (accounts[name].seconds() - before[name], watched.resident())
+            assert len(store.open_runs()) == 20
+        finally:
+            for name, watched in daemons.items():
+                watched.stop()
+                accounts[name].close()
     rows = [
         (name, f"{seconds:.2f} s", f"{100 * seconds / 60 / wanted.idle_minutes:.2f} %", f"{memory >> 10} MiB")
         for name, (seconds, memory) in used.items()
     ]
-    text = f"""In {wanted.idle_minutes:g} minutes; user and system time, that of every process that it has started included.
+    text = f"""In {wanted.idle_minutes:g} minutes; user and system time, that of every process that it has started included, by
+the kernel's account of the group.
 
 {table(("", "processor time", "of one core", "memory of the daemon"), *rows)}
 
@@ -246,7 +257,6 @@ def start(wanted: argparse.Namespace) -> tuple[str, list[str]]:
 
 def crowd(wanted: argparse.Namespace) -> tuple[str, list[str]]:
     """A hundred agents at once."""
-    del wanted
     with private_world("c") as world:
         desk = Desk(world)
         prompt = desk.prompt(":first", 'until [ -e "{root}/release" ]; do sleep 0.2; done')

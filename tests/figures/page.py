@@ -38,7 +38,8 @@ class Circumstances:
         system = f"{os.uname().sysname} {os.uname().release.split('-')[0]}, {os.cpu_count()} cores"
         versions = f"{_said('tmux', '-V')}, {_said('git', '--version')}, Python {sys.version.split()[0]}"
         took = (time.monotonic() - self.began) / 60
-        load = f"load {self.load:.1f} before, {os.getloadavg()[0]:.1f} after"
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        load = f"nice {nice}; " * bool(nice) + f"load {self.load:.1f} before, {os.getloadavg()[0]:.1f} after"
         day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         return f"`{self.command}` on {day}, {took:.1f} min; {system}; {versions}; {load}."
 

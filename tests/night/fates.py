@@ -1,7 +1,7 @@
 """What tasks of the night do, and how each may end: one table.
 
 Each agent takes an exclusive lock of its task's and would notice a second one; it notes when it begins, and when it ends by
-itself. `{root}` is the world, `{pause}` tenths of a second.
+itself. `{root}` is the world, `{pause}` a few seconds.
 """
 
 import random
@@ -12,12 +12,14 @@ from typing import Any
 
 from dispatchctl.task import Status
 
+LONGEST_S = 5.0
+
 BEGIN = """
 exec 9>>"{root}/agents/$DISPATCHCTL_TASK.lock"
 flock -n 9 || echo "$DISPATCHCTL_TASK $DISPATCHCTL_TOKEN" >> "{root}/agents/second"
 note() { echo "$DISPATCHCTL_TASK $DISPATCHCTL_TOKEN $1 $(date +%s%N)" >> "{root}/agents/times"; }
 note began
-sleep 0.{pause}
+sleep {pause}
 """
 WRITE = """
 echo "$DISPATCHCTL_TASK $DISPATCHCTL_TOKEN $PWD" >> "{root}/agents/began"
@@ -62,7 +64,7 @@ FATES: Mapping[str, Fate] = {
         7, FIRST_ONLY + "note ended; exit 9; }\n" + COMMIT + WELL, DONE, {"retries": 1}, commits=True
     ),
     "hangs until its time limit": Fate(
-        5, FOR_EVER, (Status.FAILED, "ran longer than its time limit of 2 s"), {"timeout_s": 2}
+        5, FOR_EVER, (Status.FAILED, "ran longer than its time limit of 4 s"), {"timeout_s": 4}
     ),
     "crashes": Fate(4, "kill -SEGV $$", (Status.FAILED, "killed by signal 11")),
     "is killed": Fate(3, "kill -KILL $$", (Status.FAILED, "killed by signal 9")),
@@ -89,7 +91,7 @@ UNCOMMITTED = (Status.IN_REVIEW, ".*(not committed|could not say whether all its
 def script(name: str, root: str, chance: random.Random) -> str:
     """The prompt of a task."""
     text = BEGIN + FATES[name].script
-    return text.replace("{root}", root).replace("{pause}", str(chance.randrange(1, 10)))
+    return text.replace("{root}", root).replace("{pause}", f"{chance.uniform(0.1, LONGEST_S):.1f}")
 
 
 def chosen(count: int, chance: random.Random) -> list[str]:
