@@ -11,7 +11,7 @@ from dispatchctl.errors import DispatchctlError, Refused
 from dispatchctl.mend import APPLY, EFFECTS, Work
 from dispatchctl.observation import new_sightings, observe
 from dispatchctl.plan import Action, Kind, plan
-from dispatchctl.runtime import Runtime
+from dispatchctl.runtime import Runtime, now
 from dispatchctl.saga import UndoFailed
 from dispatchctl.snapshot import Answer, Snapshot
 from dispatchctl.task import Actor
@@ -64,6 +64,7 @@ def reconcile(runtime: Runtime, *, actor: Actor = Actor.RECONCILE, dry_run: bool
     unknown = {path: each.said for path, each in world.servers.items() if each.answer is Answer.UNKNOWN}
     result.silent = {path: said for path, said in unknown.items() if path in needed}
     if not dry_run:
+        runtime.store.shorten_waits(at=now())
         _remember(runtime, world)
     return result
 

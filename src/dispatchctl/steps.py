@@ -111,8 +111,10 @@ def prepare(launch: Launch) -> None:
 
 
 def _check_settings(launch: Launch) -> None:
+    """What can be told of the agent and the settings before anything is made: ten thousand tasks that lack their agent's
+    program must not cost ten thousand worktrees."""
     try:
-        launch.runtime.profile(launch.run.agent)
+        profile = launch.runtime.profile(launch.run.agent)
         _ = launch.settings
     except UsageError as error:
         raise LaunchError(
@@ -121,6 +123,13 @@ def _check_settings(launch: Launch) -> None:
             curable=False,
             exit_code=error.exit_code,
         ) from error
+    if agents.find_program(profile, environment(launch).get("PATH", "")) is None:
+        raise LaunchError(
+            f"task {launch.run.task} was not started: the program of agent {profile.name}, {profile.argv[0]!r}, is not on PATH",
+            "dispatchctl agents",
+            curable=False,
+            exit_code=ExitCode.UNAVAILABLE,
+        )
 
 
 def _start_of(launch: Launch) -> str | None:
@@ -264,13 +273,6 @@ def write_run_directory(launch: Launch) -> None:
     run, settings = launch.run, launch.settings
     profile = launch.runtime.profile(run.agent)
     variables = environment(launch)
-    if agents.find_program(profile, variables.get("PATH", "")) is None:
-        raise LaunchError(
-            f"task {run.task} was not started: the program of agent {run.agent}, {profile.argv[0]!r}, is not on PATH",
-            "dispatchctl agents",
-            curable=False,
-            exit_code=ExitCode.UNAVAILABLE,
-        )
     own_session = session_id(launch.runtime.store.id, run.token)
     continued = run.agent_session not in (None, own_session)
     last = launch.runtime.store.run(launch.task.resume) if run.resumed and launch.task.resume else None

@@ -6,7 +6,7 @@ import pytest
 
 from dispatchctl.errors import Busy, Refused
 from dispatchctl.task import Actor, Phase, Status
-from store.bench import SITUATIONS, Bench, exited
+from store.bench import SITUATIONS, Bench, assert_replayed, exited
 
 
 def claims(bench: Bench, **options: Any) -> list[int]:
@@ -162,3 +162,20 @@ def test_a_retried_run_gets_a_number_of_its_own(bench: Bench) -> None:
     assert bench.store.task(task).run == bench.store.run(token)
     bench.start(token)
     assert bench.end(token, exited(3, at=bench.now)).status is Status.FAILED
+
+
+def test_a_clock_that_was_put_back_does_not_make_a_short_wait_long(bench: Bench) -> None:
+    """Nor does it start what the user put off: that is about the clock on the wall."""
+    failed, wished = bench.add(recoveries=3), bench.add(not_before=bench.now + 10_000)
+    token = bench.claimed(failed)
+    bench.begin_undo(token)
+    bench.close_undone(token)
+    before = bench.store.task(failed)
+    assert before.not_before is not None
+    assert bench.store.shorten_waits(at=bench.now) == []
+    an_hour_ago = bench.now - 3_600_000
+    assert bench.store.shorten_waits(at=an_hour_ago) == [failed]
+    assert [task.id for task in bench.store.claimable(at=an_hour_ago, limit=0)] == [failed]
+    assert bench.store.task(wished).not_before is not None
+    assert bench.store.shorten_waits(at=an_hour_ago) == []
+    assert_replayed(bench.backend, bench.store.events())

@@ -145,6 +145,9 @@ class Store(Protocol):
     def retry(self, task: int, *, note: str | None, fresh: bool, recoveries: int, at: int) -> Task:
         """A finished, reviewed or blocked task → ready; refused while a run is open or a child has started."""
 
+    def shorten_waits(self, *, at: int) -> list[int]:
+        """Have tasks tried now whose next try was put off by a clock that has since been put back by more than a minute."""
+
     def retriable(self, task: int) -> Task:
         """The task, if `retry` would not be refused now."""
 

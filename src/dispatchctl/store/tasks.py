@@ -7,11 +7,14 @@ from typing import Any
 from dispatchctl.errors import NoSuchTask, Refused
 from dispatchctl.store.ledger import PARENTS_ARE, READY_AT, Act, Ledger
 from dispatchctl.task import Actor, NewTask, Report, Status, Task
+from dispatchctl.verdict import LONGEST_WAIT_S
 
 EDITABLE = frozenset(
     {"title", "prompt", "agent", "repo", "base", "priority", "labels", "review"}
     | {"retries_left", "recoveries_left", "timeout_s", "not_before"}
 )
+CLOCK_SLACK_MS = 60_000
+"""A row that was written so far in the future was written before the clock was put back."""
 RETRIABLE = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.IN_REVIEW, Status.BLOCKED})
 
 
@@ -150,6 +153,20 @@ class TaskVerbs(Ledger):
                 columns["resume"] = None
             self._change(before, Act("retried", Actor.USER, at), to=Status.READY, columns=columns)
             return self.task(task)
+
+    def shorten_waits(self, *, at: int) -> list[int]:
+        """Only waits that a failed try began, which are short: what a user said of a time is about the clock on the wall."""
+        where = "status = 'ready' AND due = 0 AND error IS NOT NULL AND updated_at > ? AND not_before <= updated_at + ?"
+        longest = 1_100 * LONGEST_WAIT_S
+        found = f"SELECT id FROM tasks INDEXED BY tasks_deferred WHERE {where}"
+        if not self._database.rows(found, (at + CLOCK_SLACK_MS, longest)):
+            return []
+        with self._database:
+            tasks = [row[0] for row in self._database.rows(found, (at + CLOCK_SLACK_MS, longest))]
+            for task in tasks:
+                act = Act("clock_put_back", Actor.RECONCILE, at)
+                self._change(self.task(task), act, columns={"not_before": at})
+            return tasks
 
     def retriable(self, task: int) -> Task:
         """The task, if it may be retried now."""
