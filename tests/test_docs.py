@@ -106,6 +106,9 @@ def test_every_command_answers_with_the_members_that_the_reference_says(world: W
         init|add Ask -p '{asks}'|edit 1 --priority 1|dispatch|list|show 1|history 1|runs 1|ready|heartbeat 1|send 1 hello
         wait 1|unblock 1|block 1 -m why|done 1|diff 1|merge 1 --keep|retry 1|dispatch 1|fail 1|cancel 1|rm 1
         add Draft --backlog|release 2|agents|config|service print|notify|reconcile|pause|unpause|doctor|prune|stats|demo
+        add Look -p 'exit 0' --review|dispatch 3
+        wait 3|reject 3 -m better|dispatch 3
+        wait 3|approve 3
     """
     asked = set()
     for line in re.split(r"[|\n]", lines.strip()):
