@@ -20,6 +20,7 @@ from dispatchctl.task import Run, Task
 RUN_KEYS = {
     *("token", "number", "phase", "outcome", "exit_code", "signal", "branch", "worktree", "base_commit", "host"),
     *("socket", "session", "window_id", "pane_id", "agent_pid", "started_at", "ended_at", "life", "life_at"),
+    *("merged", "pull_request"),
 }
 TASK_KEYS = {
     *("id", "title", "prompt", "status", "activity", "held", "priority", "labels", "agent", "repo", "base", "after"),

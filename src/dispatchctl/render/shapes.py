@@ -37,6 +37,8 @@ def run(value: Run) -> dict[str, Any]:
         "ended_at": moment(value.ended_at),
         "life": value.life,
         "life_at": moment(value.life_at),
+        "merged": value.merged,
+        "pull_request": value.pull_request,
     }
 
 
