@@ -125,6 +125,11 @@ def undo_when_terminated() -> None:
         signal.signal(number, terminate)
 
 
+def _unwrapped(text: str) -> str:
+    """Each paragraph on one line, for the terminal to wrap."""
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
+
+
 def with_globals(function: Callable[..., int | None], *, json: bool = True) -> Callable[..., int | None]:
     """The command with the global options added, which are taken from before or after its name."""
 
@@ -161,5 +166,5 @@ def with_globals(function: Callable[..., int | None], *, json: bool = True) -> C
     parameters += [inspect.Parameter(name, keyword, default=default, annotation=kind) for name, kind, default in added]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
-    command.__doc__ = function.__doc__
+    command.__doc__ = _unwrapped(inspect.cleandoc(function.__doc__ or ""))
     return command
