@@ -48,7 +48,7 @@ class Reentering(Ledger):
             return self.task(task.id)
         except NoSuchTask:
             pass
-        left_out = {"id", "after", "run", "waits", "updated_at", "resume"}
+        left_out = {"id", "after", "run", "waits", "ready_at", "updated_at", "resume"}
         columns: dict[str, Any] = {name: value for name, value in asdict(task).items() if name not in left_out}
         columns |= {"status": Status.READY, "labels": json.dumps(task.labels, ensure_ascii=False)}
         columns |= {"review": int(task.review)}
