@@ -167,7 +167,7 @@ a new branch each time.
         )
     }
 
-What wakes `watch`, which looks ten times a second ({few} samples of `not_before` and `done`):
+What wakes `watch` ({few} samples of `not_before` and `done`):
 
 {
         table(
@@ -222,7 +222,7 @@ the kernel's account of the group.
 
 {table(("", "processor time", "of one core", "memory of the daemon"), *rows)}
 
-Ten looks a second at whether the database has changed; a reconcile a minute with nothing to do, and one every five seconds
+It hears of changes by inotify; besides, a look a second, a reconcile a minute with nothing to do, and one every five seconds
 (`watch.interval`) while agents run.
 """
     seconds = used["nothing to do"][0] * 10 / wanted.idle_minutes

@@ -38,7 +38,7 @@ class Turnstile:
                 if not _locked_before(file.fileno(), deadline):
                     raise _held(self._path, following, gate, timeout)
                 os.pwrite(file.fileno(), b"%-10d\n" % os.getpid(), 0)
-            following.close()
+            _let_go(following)
         except BaseException:
             self.leave()
             raise
@@ -47,8 +47,15 @@ class Turnstile:
         """Let the next one in; does nothing if we are not inside. To be called again after an interruption."""
         for file in (self._next, self._gate):
             if file is not None:
-                file.close()
+                _let_go(file)
         self._next = self._gate = None
+
+
+def _let_go(file: "FileIO") -> None:
+    """Unlock, and close. Closing alone would not do: a process that was forked meanwhile has a copy of the descriptor."""
+    if not file.closed:
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+        file.close()
 
 
 def _opened(path: str) -> "FileIO":

@@ -26,6 +26,10 @@ from dispatchctl.watch.log import Entry, Say, Trouble, changes, entry_of
 from dispatchctl.watch.tasks import Options, reconcile_once, start_one
 from dispatchctl.workers import Worker
 
+LOOK_OFTEN_S = 0.02
+STIR_S = 2.0
+"""How often, and for how long, it is looked after inotify has told something: what a commit writes is heard, but that it can be
+seen comes later, when the disk has it and shared memory says so, which nobody hears."""
 LOOK_EVERY_S = 0.1
 """How often it is looked whether the database has changed, where nothing tells of that; an `add` is seen at most so late."""
 CHECK_EVERY_S = 1.0
@@ -126,6 +130,7 @@ class _Watch:
         self.version: int | None = None
         self.next_due: int | None = None
         self.file: tuple[int, int] | None = None
+        self.stirred = 0.0
         self.changes = inotify.listen(str(runtime.database.parent))
         self.signals, self.wake = os.pipe()
         for descriptor in (self.signals, self.wake):
@@ -349,7 +354,8 @@ class _Watch:
             poll.register(descriptor, select.POLLIN)
         while not self._has_something():
             heard = {descriptor for descriptor, _ in poll.poll(self._patience() * 1000)}
-            if self.changes is not None:
+            if self.changes is not None and self.changes.descriptor in heard:
+                self.stirred = time.monotonic()
                 self.changes.forget()
             if self.signals in heard:
                 os.read(self.signals, 1 << 10)
@@ -365,7 +371,7 @@ class _Watch:
         """Seconds until something is due, or has to be looked at."""
         if self.changes is None or self._is_attended():
             return LOOK_EVERY_S
-        waits = [CHECK_EVERY_S]
+        waits = [LOOK_OFTEN_S if time.monotonic() - self.stirred < STIR_S else CHECK_EVERY_S]
         if not self.crew.is_under_way(RECONCILE):
             waits.append(self.due - time.monotonic())
         if self.look:
