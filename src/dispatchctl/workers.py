@@ -41,6 +41,7 @@ class Worker:
         self.has_ended = False
         self.ended_well = False
         self._said = b""
+        self._skips = False
 
     @property
     def age(self) -> float:
@@ -57,8 +58,11 @@ class Worker:
             self.has_ended = not piece
             self._said += piece
         *lines, self._said = self._said.split(b"\n")
+        if lines and self._skips:
+            del lines[0]  # the end of a telling that was too long
+            self._skips = False
         if len(self._said) > LONGEST_WORD:
-            self._said = b""
+            self._said, self._skips = b"", True
         words = [json.loads(line) for line in lines if line]
         self.ended_well = self.ended_well or any(WELL in word for word in words)
         return [word for word in words if WELL not in word]
@@ -122,9 +126,11 @@ class ForkServer:
         return Worker(name, (pid, started), reading)
 
     def close(self) -> None:
-        """Have it end; workers go on."""
+        """Have it end; workers go on. Closed again, as when no other could be forked, it stays closed."""
         self._channel.close()
-        os.waitpid(self._pid, 0)
+        if self._pid:
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
 def _serve(channel: socket.socket, works: Mapping[str, Work], dropping: Collection[int]) -> NoReturn:
@@ -161,7 +167,6 @@ def _become(work: Work, writing: int) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
         def tell(word: dict[str, Any]) -> None:
             try:
@@ -170,6 +175,7 @@ def _become(work: Work, writing: int) -> NoReturn:
                 pass  # the daemon is gone
 
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             work(tell)
         except Terminated:
             pass  # what it had begun is undone
