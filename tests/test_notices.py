@@ -569,6 +569,18 @@ def test_close_lets_what_is_quick_come_to_its_end(scene: Scene) -> None:
     assert scene.told()
 
 
+def test_close_says_how_many_it_has_not_come_to_tell(scene: Scene) -> None:
+    """They count as told, so that no daemon tells one twice: nobody else will tell them."""
+    scene.set(on='["failed"]')
+    scene.command(f'cat >> "{scene.book}"; sleep 60')
+    notices = scene.start()
+    for _ in range(4):
+        scene.failed()
+    scene.until(notices, scene.told)
+    notices.close(0.2)
+    assert scene.said == [("notify.command: 3 notices were not sent before the end", "dispatchctl history")]
+
+
 def test_no_process_but_its_own_is_waited_for(scene: Scene) -> None:
     with subprocess.Popen(["false"]) as other:
         eventually(lambda: not alive(other.pid))

@@ -106,6 +106,20 @@ def test_a_database_that_is_moved_away_and_put_back_is_opened_again(world: World
         assert daemon.stop()[0] == 0
 
 
+def test_a_database_that_cannot_be_looked_at_for_a_while_does_not_end_it(world: World, repo: Path) -> None:
+    runtime = world.runtime()
+    place, away = runtime.database.parent, world.root / "away"
+    with watching(world, "--interval", "1") as daemon:
+        os.rename(place, away)
+        place.write_text("in its place")
+        daemon.says("Not a directory")
+        place.unlink()
+        os.rename(away, place)
+        task = world.add(runtime, "true", repo=repo).id
+        become(runtime, [task], Status.DONE)
+        assert daemon.stop()[0] == 0
+
+
 def test_a_repository_that_disappears_fails_its_own_tasks_alone(world: World, repo: Path) -> None:
     other = world.repository("other")
     runtime = world.runtime()

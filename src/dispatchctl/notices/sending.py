@@ -86,9 +86,10 @@ class Notices:
             self._look_after(name, sender)
 
     def close(self, patience: float) -> None:
-        """Let what is under way come to its end for `patience` seconds, and end the rest. What was not begun waits.
+        """Let what is under way come to its end for `patience` seconds, and end the rest.
 
-        It waits in the database: a daemon that starts again goes on behind the cursor.
+        What was not yet its turn waits in the database: a daemon that starts again goes on behind the cursor. What was handed
+        to a way counts as told, and is said if that has not come to it.
         """
         deadline = time.monotonic() + patience
         running = [sender.aside for sender in self._senders.values() if sender.aside]
@@ -101,6 +102,11 @@ class Notices:
             time.sleep(0.01)
         for aside in running:
             aside.kill()
+        for name, sender in self._senders.items():
+            left = len([*sender.waiting])
+            if left:
+                what = "1 notice was" if left == 1 else f"{left} notices were"
+                self._say(f"notify.{name}: {what} not sent before the end", "dispatchctl history")
         try:
             self._read.keep_up(self.runtime.store, bool(self._waiting), float("inf"))
         except DispatchctlError:

@@ -389,7 +389,7 @@ class _Watch:
             return True
         try:
             return self.file != _file(self.runtime) or self.runtime.store.version() != self.version
-        except DispatchctlError:
+        except (DispatchctlError, OSError):
             return at >= self.rests
 
     # -- the end ---------------------------------------------------------------------------------------------------
