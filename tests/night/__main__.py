@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/night", description=__doc__)
     parser.add_argument("--tasks", type=int, default=1_000, metavar="N", help="how many tasks; 1000")
     parser.add_argument("--seed", type=int, metavar="N", help="the same decisions again")
-    parser.add_argument("--kill-every", type=float, default=0.5, metavar="SECONDS", help="mean time between kills; 0.5")
+    parser.add_argument("--kill-every", type=float, default=1.0, metavar="SECONDS", help="mean time between kills; 1")
     parser.add_argument("--page", action="store_true", help="write docs/night.md although it is not a whole night")
     wanted = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the world is cleared away
