@@ -152,7 +152,7 @@ def _serve(channel: socket.socket, works: Mapping[str, Work], dropping: Collecti
                 _become(works[name.decode()], descriptors[0])
             os.close(descriptors[0])
             channel.send(b"%d %d" % (pid, processes.start_time(pid) or 0))
-    except BrokenPipeError:
+    except ConnectionError:
         pass  # the daemon is gone
     except BaseException:  # noqa: BLE001 - nothing of the daemon that forked us may be unwound here
         traceback.print_exc()
