@@ -686,6 +686,30 @@ def test_a_merge_that_is_killed_is_gone_on_with_when_it_is_said_again(
     assert stage.is_clean()
 
 
+def test_what_a_killed_merge_noted_goes_with_its_run_if_the_task_is_retried_instead(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage.ended("date +%N > work; git add work; git commit -qm work")
+    stage.commit()
+    with monkeypatch.context() as during:
+        during.setattr(faults, "at_point", lambda name: _die_at(name, "after keep what is to be merged"))
+        with pytest.raises(KeyboardInterrupt):
+            stage.merge(first)
+    stage.runtime.store.retry(first.task, note=None, fresh=False, recoveries=3, at=now())
+    dispatch(stage.runtime, [first.task])
+    again = stage.world.ended(stage.runtime, first.task).run
+    assert again is not None
+    assert stage.merge(again).how is How.MERGE
+    assert stage.git("for-each-ref", "refs/dispatchctl/merging/").endswith(first.token)
+    assert all(each.ok for each in prune(stage.runtime, Pruning(now()), tell=lambda _: None))
+    assert stage.git("for-each-ref", "refs/dispatchctl/merging/") == ""
+
+
+def _die_at(name: str, point: str) -> None:
+    if name == point:
+        raise KeyboardInterrupt
+
+
 # -- what becomes of others -----------------------------------------------------------------------------------------------
 
 

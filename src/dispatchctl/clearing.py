@@ -334,8 +334,13 @@ def has_rest(run: Run, servers: dict[str, Server]) -> bool:
 
 
 def clear_rest(runtime: Runtime, run: Run, servers: dict[str, Server]) -> bool:
-    """Close the dead pane of a closed run and remove its directory; whether there was either."""
+    """Close the dead pane of a closed run and remove its directory; whether there was either.
+
+    With them goes the ref that a merge has left which was killed and, the task being retried, never said again.
+    """
     there = has_rest(run, servers)
+    if repository_of(runtime, run) is not None:
+        runtime.git.forget_intended(run)
     if _pane(run, servers) is not None:
         with CLOSING_PANE:
             _close_pane(runtime, run)
