@@ -15,6 +15,7 @@ from world import eventually
 
 from dispatchctl.errors import Busy
 from dispatchctl.store import connection, open_store, turnstile
+from dispatchctl.store.protocol import Store
 from dispatchctl.task import Actor, NewTask
 
 NEW = NewTask("Do it", "now", "/repo", "main", "shell")
@@ -123,7 +124,8 @@ def test_whoever_is_stopped_at_the_head_of_the_queue_is_named(path: str) -> None
         store.close()
 
 
-def test_a_wait_that_is_given_up_does_not_keep_its_place(path: str) -> None:
+def test_a_wait_that_is_given_up_does_not_keep_its_place(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "MOMENT_S", 0.0)  # as for whoever waits longer
     with holding(path) as holder:
         store = open_store(path, busy_timeout=0.05)
         for _ in range(5):
@@ -187,3 +189,25 @@ def test_an_interruption_anywhere_leaves_a_write_whole_or_undone_and_the_store_u
     assert count > 40
     assert whole
     store.close()
+
+
+def test_whoever_waits_only_a_moment_leaves_no_thread_behind(path: str) -> None:
+    """A daemon asks at every turn, for as long as somebody holds the gate."""
+    before = threading.active_count()
+    with holding(path) as holder:
+        store = open_store(path, busy_timeout=0.05)
+        for _ in range(5):
+            with pytest.raises(Busy):
+                store.cancel(1, at=1)
+        assert threading.active_count() == before
+        holder.communicate("go on\n")
+    eventually(lambda: _cancelled(store))
+    store.close()
+
+
+def _cancelled(store: Store) -> bool:
+    try:
+        store.cancel(1, at=1)
+    except Busy:
+        return False
+    return True

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from dispatchctl.errors import Busy
 
 
+MOMENT_S = 1.0
+"""Seconds: who waits no longer than this asks again and again, each ASK_EVERY_S, instead of waiting in the kernel."""
+ASK_EVERY_S = 0.005
+
+
 class Turnstile:
     """One process's way through the queue before the database at `path`."""
 
@@ -66,9 +71,16 @@ def _locked_before(descriptor: int, deadline: float) -> bool:
     """Lock the file, waiting in the kernel; False when the deadline (monotonic seconds) passes first.
 
     flock has no time limit, so the wait happens in a thread, which lets go if it gets the lock too late. The descriptor is
-    duplicated for it: a duplicate shares the lock, and the kernel drops it when the last one is closed.
+    duplicated for it: a duplicate shares the lock, and the kernel drops it when the last one is closed. Whoever waits only a
+    moment asks again and again instead: a daemon does so at every turn, and must not gather threads that wait for ever.
     """
     if _locked_at_once(descriptor):
+        return True
+    if deadline - time.monotonic() <= MOMENT_S:
+        while not _locked_at_once(descriptor):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(ASK_EVERY_S)
         return True
     import threading  # only in a queue: most writes never wait
 
