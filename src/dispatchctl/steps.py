@@ -123,6 +123,11 @@ def _check_settings(launch: Launch) -> None:
             curable=False,
             exit_code=error.exit_code,
         ) from error
+    if not launch.settings.hooks.post_create:  # a hook may install it
+        _check_program(launch, profile)
+
+
+def _check_program(launch: Launch, profile: agents.Profile) -> None:
     if agents.find_program(profile, environment(launch).get("PATH", "")) is None:
         raise LaunchError(
             f"task {launch.run.task} was not started: the program of agent {profile.name}, {profile.argv[0]!r}, is not on PATH",
@@ -272,6 +277,7 @@ def write_run_directory(launch: Launch) -> None:
     """Everything the launcher needs, in a private directory."""
     run, settings = launch.run, launch.settings
     profile = launch.runtime.profile(run.agent)
+    _check_program(launch, profile)
     variables = environment(launch)
     own_session = session_id(launch.runtime.store.id, run.token)
     continued = run.agent_session not in (None, own_session)

@@ -28,6 +28,8 @@ Work = Callable[[Tell], None]
 LONGEST_WORD = 1 << 20
 """Bytes of one telling; what is longer is dropped, since nobody may fill the daemon's memory."""
 WELL = "ended well"
+ANSWER_S = 2.0
+"""Seconds in which the server forks a worker, which takes milliseconds."""
 
 
 class Worker:
@@ -77,7 +79,7 @@ class Worker:
 
 
 class ServerGone(Exception):
-    """The server was killed; whoever notices makes another one."""
+    """The server was killed, or stands still; whoever notices makes another one."""
 
 
 class ForkServer:
@@ -101,6 +103,7 @@ class ForkServer:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
+        self._channel.settimeout(ANSWER_S)
 
     @property
     def descriptor(self) -> int:
@@ -108,7 +111,7 @@ class ForkServer:
         return self._channel.fileno()
 
     def fork(self, name: str) -> Worker:
-        """A new worker. Raises `ServerGone`."""
+        """A new worker. Raises `ServerGone`, also for a server that does not answer: the daemon must not wait for it."""
         reading, writing = os.pipe()
         try:
             socket.send_fds(self._channel, [name.encode()], [writing])
@@ -126,9 +129,12 @@ class ForkServer:
         return Worker(name, (pid, started), reading)
 
     def close(self) -> None:
-        """Have it end; workers go on. Closed again, as when no other could be forked, it stays closed."""
+        """End it; workers go on. Closed again, as when no other could be forked, it stays closed."""
         self._channel.close()
         if self._pid:
+            os.kill(
+                self._pid, signal.SIGKILL
+            )  # our own child, not waited for yet; it holds nothing, and may stand still
             os.waitpid(self._pid, 0)
             self._pid = 0
 

@@ -73,7 +73,7 @@ def watching(world: World, *arguments: str, hello: bool = True, **extra: str) ->
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dispatchctl", "watch", *arguments],
-            env={**world.variables, **extra},
+            env={**world.variables, "DISPATCHCTL_NOTIFY__TMUX": "false", **extra},
             cwd=world.home,
             stdin=subprocess.DEVNULL,
             stdout=log,

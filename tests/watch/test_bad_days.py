@@ -184,11 +184,11 @@ def test_a_worker_that_is_killed_is_mended_by_the_next_reconcile(world: World, r
 def test_the_server_of_workers_is_made_again_when_it_was_killed(world: World, repo: Path) -> None:
     runtime = world.runtime()
     with watching(world, "--interval", "1") as daemon:
-        for _ in range(3):
+        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
             task = world.add(runtime, "true", repo=repo).id
             become(runtime, [task], Status.DONE)
             [server] = eventually(lambda: children_of(daemon.process.pid))
-            os.kill(server, signal.SIGKILL)
+            os.kill(server, number)
         daemon.says("the process that starts workers is gone")
         task = world.add(runtime, "true", repo=repo).id
         become(runtime, [task], Status.DONE)

@@ -56,6 +56,10 @@ class Crew:
         """Whether such a worker is there."""
         return any(worker.name == name for worker in self.workers)
 
+    def age_of(self, name: str) -> float:
+        """Seconds since the oldest such worker was forked; 0 if there is none."""
+        return max((worker.age for worker in self.workers if worker.name == name), default=0.0)
+
     def start(self, name: str) -> None:
         """Start a worker. Raises `DispatchctlError` if the server is gone; `renew` makes another."""
         try:

@@ -40,6 +40,8 @@ BRIEF_S = 0.2
 """How long nothing is started after a worker found nothing that it could claim."""
 IDLE_S = 60.0
 """How often it is reconciled while no run is open and the last reconcile had nothing to do."""
+HANGS_S = 120.0
+"""A reconcile that takes longer is said to hang; nothing is ended for its age."""
 DRAIN_S = 2.0
 """How long the end waits for launches that are being undone; they go on without us if that is not enough."""
 
@@ -299,7 +301,12 @@ class _Watch:
     def _reconcile(self) -> None:
         """Have every status made true: at each interval, or once a minute while nothing runs and nothing changes."""
         at = time.monotonic()
-        if at < self.due or self.crew.is_under_way(RECONCILE):
+        if at < self.due:
+            return
+        if self.crew.is_under_way(RECONCILE):
+            if self.crew.age_of(RECONCILE) > HANGS_S:
+                what = f"a reconcile has not ended for more than {HANGS_S:.0f} s: tmux, git or a file system hangs"
+                self.trouble(Entry(what, "error", "dispatchctl doctor"))
             return
         self.runtime.forget_repositories()
         self.look = True
