@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_its_log_can_be_read_by_programs(world: World, repo: Path) -> None:
         assert found[0]["message"] == f"task {bad} is failed: exited with 3"
         assert {"at", "message", "level", "hint", "task", "run", "event"} == found[0].keys()
         daemon.stop()
-        assert daemon.entries[-1]["message"].startswith("SIGTERM: nothing more is started")
+        assert [each for each in daemon.entries if each["message"].startswith("SIGTERM: nothing more is started")]
 
 
 def test_its_log_speaks_to_the_journal_of_systemd(world: World) -> None:
@@ -266,7 +267,7 @@ def test_the_user_is_told_once_of_each_edge(world: World, repo: Path) -> None:
     """The daemon sends notices; over a restart none comes twice."""
     told = world.root / "told"
     world.home.joinpath(".config/dispatchctl").mkdir(parents=True)
-    program = f"cat >> {told}; echo >> {told}"
+    program = f"cat >> {told}"
     world.home.joinpath(".config/dispatchctl/config.toml").write_text(
         f"notify.tmux = false\nnotify.on = ['failed']\nnotify.command = ['sh', '-c', {json.dumps(program)}]\n"
     )
@@ -277,5 +278,26 @@ def test_the_user_is_told_once_of_each_edge(world: World, repo: Path) -> None:
             become(runtime, [task], Status.FAILED)
             eventually(lambda: told.exists() and len(told.read_text().splitlines()) >= number)  # noqa: B023
             assert daemon.stop()[0] == 0
-    notices = [json.loads(line)["notice"] for line in told.read_text().splitlines() if line]
+    notices = [json.loads(line)["notice"] for line in told.read_text().splitlines()]
     assert [(each["event"], each["task"]["id"]) for each in notices] == [("failed", 1), ("failed", 2)]
+
+
+def test_it_ends_with_its_terminal(world: World, repo: Path) -> None:
+    """SIGHUP is also what is sent when a window is closed: a daemon that nobody sees is nobody's wish."""
+    world.runtime().make_store().close()
+    world.tmux("new-session", "-d", "-s", "mine", f"{sys.executable} -m dispatchctl watch 2> {world.root}/log")
+    log = world.root / "log"
+    eventually(lambda: log.exists() and "watching" in log.read_text())
+    runtime = world.runtime()
+    task = world.add(runtime, "while [ ! -e go ]; do sleep 0.02; done", repo=repo)
+    run = world.started(runtime, task.id)
+    pid = int((runtime.state / "watch.lock").read_text())
+    os.kill(pid, signal.SIGHUP)  # its terminal lives: the settings are read again
+    eventually(lambda: "settings read again" in log.read_text())
+    world.tmux("kill-session", "-t", "mine")
+    eventually(lambda: not is_there(pid), what="it ends")
+    assert "SIGHUP: nothing more is started" in log.read_text()
+    assert run.launcher_pid is not None
+    assert is_there(run.launcher_pid)
+    (Path(run.worktree) / "go").touch()
+    world.ended(runtime, task.id)

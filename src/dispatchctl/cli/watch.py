@@ -44,8 +44,8 @@ def watch(
 ) -> int:
     """Start tasks as they become ready, and keep every status true, until it is told to end.
 
-    SIGTERM or Ctrl-C: nothing more is started, what is half started is undone, agents go on; exit code 0. SIGHUP: read the
-    settings again. One for each database; a second one exits with 75.
+    SIGTERM, Ctrl-C or closing its terminal: nothing more is started, what is half started is undone, agents go on; exit code
+    0. SIGHUP: read the settings again. One for each database; a second one exits with 75.
     """
     from dispatchctl import watch as watching
     from dispatchctl.config import load
@@ -60,6 +60,7 @@ def watch(
     runtime = cli.runtime
     write = _writer(log_format, to_journal=cli.environment.to_journal, quiet=cli.given.quiet, now=now)
     options = watching.Options(split(label), max_running, pause)
+    watching.refuse_another(runtime)
     _ = runtime.settings  # before a port is taken
     servants: dict[str, watching.Servant] = {}
     if metrics_port is not None:

@@ -9,7 +9,7 @@ is remembered that the database does not know: killed at any instruction, the ne
 """
 
 from dispatchctl.watch.log import Entry, Say
-from dispatchctl.watch.loop import Attendant, Servant, watch
+from dispatchctl.watch.loop import Attendant, Servant, refuse_another, watch
 from dispatchctl.watch.tasks import Options
 
-__all__ = ["Attendant", "Entry", "Options", "Say", "Servant", "watch"]
+__all__ = ["Attendant", "Entry", "Options", "Say", "Servant", "refuse_another", "watch"]

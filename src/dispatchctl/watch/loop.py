@@ -10,6 +10,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from shlex import quote
 from types import FrameType
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ def watch(
     servants: Mapping[str, Servant] | None = None,
     load: Callable[[], Settings],
 ) -> None:
-    """Run until SIGTERM or SIGINT; `load` reads the settings again for SIGHUP.
+    """Run until SIGTERM or SIGINT, or until its terminal is closed; `load` reads the settings again for any other SIGHUP.
 
     Raises `Busy` if a daemon watches the database already, with its pid, and `Unavailable` if there is no database.
     """
@@ -88,17 +89,40 @@ def _sole(runtime: Runtime) -> processes.Lock:
     path = watch_lock(runtime)
     lock = processes.lock(path)
     if lock is None:
-        with open(path, encoding="ascii", errors="replace") as file:
-            pid = file.read(20).strip()
-        who = f"process {pid}" if pid.isdecimal() else "another process"
-        raise Busy(f"{who} watches the database {runtime.database} already", f"ps -o pid,lstart,args -p {pid or 'PID'}")
+        raise _taken(runtime, path)
     os.pwrite(lock.descriptor, b"%-10d\n" % os.getpid(), 0)
     return lock
 
 
+def refuse_another(runtime: Runtime) -> None:
+    """Raise `Busy` if a daemon watches the database: to be asked before anything else is taken."""
+    path = watch_lock(runtime)
+    if processes.is_locked(path):
+        raise _taken(runtime, path)
+
+
+def _taken(runtime: Runtime, path: str) -> Busy:
+    with open(path, encoding="ascii", errors="replace") as file:
+        pid = file.read(20).strip()
+    if not pid.isdecimal():
+        return Busy(f"another process watches the database {runtime.database} already", f"fuser {quote(path)}")
+    what = f"process {pid} watches the database {runtime.database} already; `kill {pid}` ends it, and agents go on"
+    return Busy(what, f"ps -o pid,lstart,tty,args -p {pid}")
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal that lives."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class _Watch:
-    """The loop's state. `due` is when to reconcile next, `rests` until when nothing is started after trouble, both in
-    seconds of the monotonic clock; `look` that something may have become startable."""
+    """The loop's state. `due` is when to reconcile next, `rests` until when nothing is started after trouble, `troubled`
+    until when what is due waits after trouble of the loop itself, all in seconds of the monotonic clock; `look` that
+    something may have become startable."""
 
     def __init__(
         self,
@@ -124,14 +148,17 @@ class _Watch:
         self.stopping = 0
         self.reload = False
         self.renews = False
+        self.terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
         self.due = 0.0
         self.rests = 0.0
+        self.troubled = 0.0
         self.quiet = False
         self.look = True
         self.told: int | None = None
         self.version: int | None = None
         self.next_due: int | None = None
         self.file: tuple[int, int] | None = None
+        self.tried: tuple[int, int] | None = None
         self.stirred = 0.0
         self.changes = inotify.listen(str(runtime.database.parent))
         self.signals, self.wake = os.pipe()
@@ -181,7 +208,7 @@ class _Watch:
         try:
             part()
         except (DispatchctlError, OSError) as error:
-            self.rests = time.monotonic() + self.interval
+            self.rests = self.troubled = time.monotonic() + self.interval
             hint = error.hint if isinstance(error, DispatchctlError) else None
             self.trouble(Entry(str(error), "error", hint))
 
@@ -212,6 +239,9 @@ class _Watch:
         if not self.reload:
             return
         self.reload = False
+        if self.terminal and not _has_terminal():
+            self.stopping = signal.SIGHUP  # it was hung up: nobody could see any more what this does
+            return
         self.supervisor.reloading()
         try:
             settings = self.load()
@@ -245,6 +275,7 @@ class _Watch:
         file = _file(self.runtime)
         if self.file is not None and file == self.file and not self.renews:
             return
+        self.tried = file
         self._close()
         if self.renews:
             self.crew.renew(self.runtime, (self.lock.descriptor, *self._own()))
@@ -279,7 +310,11 @@ class _Watch:
         if not well and not self.stopping:
             what = f"the worker for {worker.name}, process {worker.process[0]}, was killed or has failed"
             self.trouble(Entry(what, "error", "dispatchctl doctor"))
-            self.due = 0.0
+            # What fails whenever it is begun must not be begun all the time.
+            wait = 0.0 if worker.name == DISPATCH and not idle else self.interval
+            self.due = min(self.due, time.monotonic() + wait)
+            if idle:
+                self.rests = max(self.rests, time.monotonic() + wait)
 
     # -- the parts of a turn ---------------------------------------------------------------------------------------
 
@@ -290,8 +325,9 @@ class _Watch:
         if version == self.version:
             return
         self.version, self.look, self.quiet = version, True, False
+        self.told = min(self.told or 0, store.last_event())  # an older copy may have been written over the database
         self.due = min(self.due, time.monotonic() + self.interval)
-        for event in store.events(after=self.told or 0):
+        for event in store.events(after=self.told):
             self.told = event.id
             entry = entry_of(event)
             if entry is not None:
@@ -380,24 +416,30 @@ class _Watch:
             return LOOK_EVERY_S
         waits = [LOOK_OFTEN_S if time.monotonic() - self.stirred < STIR_S else CHECK_EVERY_S]
         if not self.crew.is_under_way(RECONCILE):
-            waits.append(self.due - time.monotonic())
+            waits.append(max(self.due, self.troubled) - time.monotonic())
         if self.look:
             waits.append(self.rests - time.monotonic())
         if self.next_due is not None:
-            waits.append((self.next_due - now()) / 1000)
+            waits.append(max((self.next_due - now()) / 1000, self.troubled - time.monotonic()))
         return max(0.0, min(waits)) + 0.001
 
     def _has_something(self) -> bool:
         at = time.monotonic()
-        reconciles = at >= self.due and not self.crew.is_under_way(RECONCILE)
-        if self.stopping or self.reload or reconciles or (self.look and at >= self.rests):
+        if self.stopping or self.reload or (self.look and at >= self.rests):
             return True
-        if self.next_due is not None and now() >= self.next_due:
-            return True
+        if at >= self.troubled:
+            if at >= self.due and not self.crew.is_under_way(RECONCILE):
+                return True
+            if self.next_due is not None and now() >= self.next_due:
+                return True
         try:
-            return self.file != _file(self.runtime) or self.runtime.store.version() != self.version
+            if _file(self.runtime) != self.tried:
+                return True
+            if self.file is None:
+                return at >= self.troubled  # it could not be opened
+            return self.runtime.store.version() != self.version
         except (DispatchctlError, OSError):
-            return at >= self.rests
+            return at >= self.troubled
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
