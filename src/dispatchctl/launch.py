@@ -96,7 +96,8 @@ def _make_locks(runtime: Runtime) -> tuple[str, Lock]:
                 step = processes.lock(_lock_path(runtime, token, "step"))
         except OSError as error:
             raise Unavailable(
-                f"nothing can be written in {runtime.state}: {error}", f"ls -ld {quote(str(runtime.state))}"
+                f"nothing can be written in {runtime.state}: {error.strerror or error}",
+                f"ls -ld {quote(str(runtime.state))}",
             ) from error
         assert step is not None, "whoever wants it needs the owner lock first"
         step.release()

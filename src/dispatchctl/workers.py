@@ -28,6 +28,8 @@ Work = Callable[[Tell], None]
 LONGEST_WORD = 1 << 20
 """Bytes of one telling; what is longer is dropped, since nobody may fill the daemon's memory."""
 WELL = "ended well"
+REFUSED = b"!"
+"""How the server's answer begins if the system lets it fork nothing; the error's number follows."""
 ANSWER_S = 2.0
 """Seconds in which the server forks a worker, which takes milliseconds."""
 
@@ -111,7 +113,8 @@ class ForkServer:
         return self._channel.fileno()
 
     def fork(self, name: str) -> Worker:
-        """A new worker. Raises `ServerGone`, also for a server that does not answer: the daemon must not wait for it."""
+        """A new worker. Raises `ServerGone`, also for a server that does not answer: the daemon must not wait for it; and
+        `OSError` if the system has no process for a worker now."""
         reading, writing = os.pipe()
         try:
             socket.send_fds(self._channel, [name.encode()], [writing])
@@ -121,9 +124,12 @@ class ForkServer:
             raise ServerGone(str(error)) from error
         finally:
             os.close(writing)
-        if not answer:
+        if not answer or answer.startswith(REFUSED):
             os.close(reading)
-            raise ServerGone("it has ended")
+            if not answer:
+                raise ServerGone("it has ended")
+            number = int(answer.removeprefix(REFUSED))
+            raise OSError(number, f"no worker can be started: {os.strerror(number)}")
         os.set_blocking(reading, False)
         pid, started = map(int, answer.split())
         return Worker(name, (pid, started), reading)
@@ -152,7 +158,12 @@ def _serve(channel: socket.socket, works: Mapping[str, Work], dropping: Collecti
             name, descriptors, _, _ = socket.recv_fds(channel, 256, 1)
             if not name:
                 os._exit(0)
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(descriptors[0])
+                channel.send(REFUSED + b"%d" % (error.errno or 0))
+                continue
             if pid == 0:
                 channel.close()
                 _become(works[name.decode()], descriptors[0])
