@@ -415,6 +415,13 @@ def test_the_wait_for_a_launch_grows_with_the_recoveries() -> None:
     assert found.not_before == AT + 30_000
 
 
+@pytest.mark.parametrize(("in_vain", "wait_s"), [(0, 60), (1, 120), (5, 1_920), (6, 3_600), (1_000, 3_600)])
+def test_the_wait_for_others_grows_with_the_tries_in_vain(in_vain: int, wait_s: int) -> None:
+    tried = Tried(retries=5, recoveries=5, in_vain=in_vain)
+    found = judge_undone(TASK, RUN, "no", cure=Cure.WAITING, at=AT, policy=Policy(), jitter=0.5, tried=tried)
+    assert (found.not_before, found.recoveries_spent) == (AT + wait_s * 1000, 0)
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [

@@ -12,7 +12,7 @@ from dispatchctl.task import Actor, Ask, Cause, Outcome, Report, Run, Status, Ta
 
 LONGEST_WAIT_S = 3_600
 WAIT_FOR_OTHERS_S = 60
-"""How long until it is looked again whether what a task waits for outside the database has happened."""
+"""How long until it is first looked again whether what a task waits for outside the database has happened."""
 REPORTED_AS_FAILED = "reported as failed"
 
 
@@ -54,10 +54,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Tried:
-    """How often a task was tried again by itself since a human last gave it back: what the waits grow by."""
+    """How often a task was tried again by itself since a human last gave it back: what the waits grow by.
+
+    `in_vain` counts the launches that were undone since anything happened that may let the next one succeed.
+    """
 
     retries: int = 0
     recoveries: int = 0
+    in_vain: int = 0
 
 
 class Cure(StrEnum):
@@ -185,7 +189,7 @@ def judge_undone(
     if cure is Cure.NEVER:
         return Verdict(Outcome.ROLLED_BACK, Status.FAILED, error)
     if cure is Cure.WAITING:
-        not_before = at + wait_before_next(1, WAIT_FOR_OTHERS_S, jitter)
+        not_before = at + wait_before_next(tried.in_vain + 1, WAIT_FOR_OTHERS_S, jitter)
         return Verdict(Outcome.ROLLED_BACK, Status.READY, error, not_before=not_before)
     return _Again(task, at, policy, jitter, tried).by_recovery(Outcome.ROLLED_BACK, error, None)
 

@@ -1,13 +1,14 @@
 """What a human says of work in review, and by how much the tries that follow by themselves are put off."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from dispatchctl.errors import Refused
-from dispatchctl.task import Actor, Cause, Status
+from dispatchctl.task import Actor, Cause, Event, Status
 from dispatchctl.verdict import Cure, Ending
-from store.bench import SITUATIONS, Bench, exited
+from store.bench import SITUATIONS, Bench, assert_replayed, exited
 
 
 def in_review(bench: Bench) -> int:
@@ -120,10 +121,111 @@ def test_retries_and_recoveries_wait_ever_longer_each_for_itself(bench: Bench) -
     assert [fail(bench, task), lose(bench, task)] == [120, 120]
 
 
-def test_what_waits_for_others_makes_no_wait_longer(bench: Bench) -> None:
+def test_what_waits_for_others_waits_ever_longer_but_makes_no_other_wait_longer(bench: Bench) -> None:
     task = bench.add()
-    assert [undo(bench, task, Cure.WAITING) for _ in range(8)] == [60] * 8
+    assert [undo(bench, task, Cure.WAITING) for _ in range(9)] == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
     assert lose(bench, task) == 15
+    assert undo(bench, task, Cure.WAITING) == 60, "it had started meanwhile"
+    bench.store.edit(task, {"priority": 1}, None, at=bench.tick())
+    assert undo(bench, task, Cure.WAITING) == 60, "and then a human changed it"
+    bench.store.cancel(task, at=bench.tick())
+    bench.store.retry(task, note=None, fresh=False, recoveries=3, at=bench.tick())
+    assert [undo(bench, task, Cure.WAITING) for _ in range(2)] == [60, 120]
+
+
+# ---------------------------------------------------------------------------------------- what waits for several merges
+
+
+def a_child(bench: Bench, parents: int = 3, **fields: Any) -> tuple[list[int], int]:
+    """Parents that are done and not merged, and a task that is to run after them."""
+    done = [SITUATIONS["done"][1](bench) for _ in range(parents)]
+    return done, bench.add(after=tuple(done), **fields)
+
+
+def merge(bench: Bench, task: int, commit: str = "f" * 40) -> None:
+    bench.store.note_merged(bench.token(task), commit, at=bench.tick())
+
+
+def claimable(bench: Bench) -> list[int]:
+    return [task.id for task in bench.store.claimable(at=bench.tick(), limit=0)]
+
+
+def last_event(bench: Bench, task: int) -> Event:
+    return bench.store.events(task=task)[-1]
+
+
+def test_a_merge_has_what_waits_for_it_tried_at_once(bench: Bench) -> None:
+    (first, second, _), child = a_child(bench)
+    for _ in range(5):
+        undo(bench, child, Cure.WAITING)
+    bench.now -= 60_000
+    assert claimable(bench) == []
+    merge(bench, first)
+    task, event = bench.store.task(child), last_event(bench, child)
+    assert (task.status, task.not_before, task.ready_at) == (Status.READY, None, bench.now)
+    assert (event.kind, event.actor, event.detail["task"]) == ("parent_merged", Actor.USER, {"not_before": None})
+    assert event.detail["why"] == f"task {first}, which it is to run after, was merged"
+    assert_replayed(bench.backend, bench.store.events())
+    assert claimable(bench) == [child]
+    before = bench.everything()
+    merge(bench, first)
+    assert bench.everything() == before, "said again, changes nothing"
+    assert undo(bench, child, Cure.WAITING) == 60, "and it waits as at first"
+    merge(bench, second)
+    assert undo(bench, child, Cure.WAITING) == 60, "also if it was due already"
+    assert_replayed(bench.backend, bench.store.events())
+
+
+def test_a_merge_in_the_middle_of_a_try_makes_its_wait_short(bench: Bench) -> None:
+    (first, *_), child = a_child(bench)
+    for _ in range(8):
+        undo(bench, child, Cure.WAITING)
+    token = bench.claimed(child)
+    bench.begin_undo(token)
+    merge(bench, first)
+    bench.close_undone(token, cure=Cure.WAITING)
+    assert wait_over(bench, child) == 60
+    assert_replayed(bench.backend, bench.store.events())
+
+
+def test_a_merge_moves_no_time_that_was_meant(bench: Bench) -> None:
+    """Neither one that a human said, nor that of a task which has started; and one that was not tried yet hears nothing."""
+    (parent, *_), asked = a_child(bench)
+    undo(bench, asked, Cure.WAITING)
+    later = bench.now + 9_000_000
+    bench.store.edit(asked, {"not_before": later}, None, at=bench.tick())
+    new, failed, works, done = (bench.add(after=(parent,), not_before=None, retries=1) for _ in range(4))
+    token = bench.claimed(failed)
+    bench.start(token)
+    put_off = bench.end(token, exited(1, at=bench.now)).not_before
+    bench.start(bench.claimed(works))
+    bench.finish(done)
+    before = [last_event(bench, task) for task in (new, failed, works, done)]
+    merge(bench, parent)
+    assert (bench.store.task(asked).not_before, bench.store.task(failed).not_before) == (later, put_off)
+    assert [last_event(bench, task) for task in (new, failed, works, done)] == before
+    assert_replayed(bench.backend, bench.store.events())
+
+
+def test_a_merge_moves_nothing_of_a_child_that_waits_for_another_parent(bench: Bench) -> None:
+    (parent, other, _), child = a_child(bench)
+    undo(bench, child, Cure.WAITING)
+    bench.store.retry(other, note=None, fresh=False, recoveries=3, at=bench.tick())
+    merge(bench, parent)
+    task = bench.store.task(child)
+    assert (task.not_before, task.waits, task.ready_at) == (None, 1, None)
+    assert claimable(bench) == [other]
+
+
+@pytest.mark.parametrize("changed", [{"base": "next"}, {"after": ()}, {"priority": 1}])
+def test_a_task_that_is_to_start_from_elsewhere_is_tried_at_once(bench: Bench, changed: dict[str, Any]) -> None:
+    _, child = a_child(bench)
+    undo(bench, child, Cure.WAITING)
+    bench.now -= 30_000
+    after = changed.pop("after", None)
+    bench.store.edit(child, changed, after, at=bench.tick())
+    assert claimable(bench) == ([] if "priority" in changed else [child])
+    assert_replayed(bench.backend, bench.store.events())
 
 
 @pytest.mark.parametrize("how", ["retry", "reject", "unblock"])

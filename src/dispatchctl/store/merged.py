@@ -3,23 +3,26 @@
 from typing import Any
 
 from dispatchctl.errors import Refused
-from dispatchctl.store.ledger import Act, Ledger
+from dispatchctl.store.ledger import Act
+from dispatchctl.store.waiting import Waiting
 from dispatchctl.task import Actor, Run, Status, Task
 
 MERGEABLE = frozenset({Status.DONE, Status.IN_REVIEW})
 
 
-class MergeVerbs(Ledger):
+class MergeVerbs(Waiting):
     """Both expect the task's newest run, closed, and a task whose work somebody may want."""
 
     def note_merged(self, token: str, commit: str, *, at: int) -> Task:
-        """The base has the work; in_review → done, since whoever merges has looked. Said again, changes nothing."""
+        """The base has the work; in_review → done, since whoever merges has looked. Children that were tried in vain are
+        tried at once. Said again, changes nothing."""
         with self._database:
             run, task = self._finished(token, "merged")
             if run.merged != commit or task.status is not Status.DONE:
                 columns: dict[str, Any] = {} if task.status is Status.DONE else {"error": None}
                 act = Act("merged", Actor.USER, at)
                 self._change(task, act, to=Status.DONE, columns=columns, run=run, run_columns={"merged": commit})
+                self._try_children(task.id, at)
             return self.task(task.id)
 
     def note_pull_request(self, token: str, url: str, *, at: int) -> Task:

@@ -6,11 +6,15 @@ from typing import Any
 from dispatchctl.errors import Refused
 from dispatchctl.store.ledger import Act, Ledger
 from dispatchctl.store.protocol import Sighting, Window
+from dispatchctl.store.waiting import PARENT_MERGED
 from dispatchctl.task import Activity, Actor, Ask, Life, Phase, Report, Run, Status, Task
 from dispatchctl.verdict import Changes, Cure, Ending, Policy, Tried, Verdict, judge, judge_undone
 
 GIVEN_BACK = "('added', 'released', 'retried', 'rejected', 'unblocked')"
 """Events by which a human has a task tried; what is tried after it by itself waits ever longer."""
+
+GIVES_HOPE = f"('edited', '{PARENT_MERGED}', 'started', {GIVEN_BACK[1:]}"
+"""Events after which a launch may succeed that was undone because the task waits for others."""
 
 OF_TASK = "events INDEXED BY events_of_task"
 
@@ -113,7 +117,8 @@ class RunVerbs(Ledger):
             return self._close(task, run, verdict, columns, Act("ended", actor, at))
 
     def _tried(self, task: Task) -> Tried:
-        """How many retries and recoveries were used up since a human last gave the task back, by its events."""
+        """How many retries and recoveries were used up since a human last gave the task back, and how many launches were
+        undone since there was hope, by its events."""
         given = self._database.row(
             f"SELECT id FROM {OF_TASK} WHERE task = ? AND kind IN {GIVEN_BACK} ORDER BY id DESC LIMIT 1", (task.id,)
         )
@@ -126,7 +131,15 @@ class RunVerbs(Ledger):
             for column in ("retries_left", "recoveries_left")
         )
         now = (task.retries_left, task.recoveries_left)
-        return Tried(*(max(0, had[0] - has) if had else 0 for had, has in zip(left, now, strict=True)))
+        retries, recoveries = (max(0, had[0] - has) if had else 0 for had, has in zip(left, now, strict=True))
+        hope = self._database.row(
+            f"SELECT id FROM {OF_TASK} WHERE task = ? AND kind IN {GIVES_HOPE} ORDER BY id DESC LIMIT 1", (task.id,)
+        )
+        in_vain = self._database.row(
+            f"SELECT count(*) FROM {OF_TASK} WHERE task = ? AND id > ? AND kind = 'undone'",
+            (task.id, hope[0] if hope else 0),
+        )[0]
+        return Tried(retries, recoveries, in_vain)
 
     def _close(self, task: Task, run: Run, verdict: Verdict, run_columns: dict[str, Any], act: Act) -> Task:
         columns: dict[str, Any] = {

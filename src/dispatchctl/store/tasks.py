@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dispatchctl.errors import NoSuchTask, Refused
-from dispatchctl.store.ledger import PARENTS_ARE, READY_AT, Act, Ledger
+from dispatchctl.store.ledger import PARENTS_ARE, READY_AT, Act
+from dispatchctl.store.waiting import Waiting
 from dispatchctl.task import Actor, NewTask, Report, Status, Task
 from dispatchctl.verdict import LONGEST_WAIT_S
 
@@ -13,12 +14,14 @@ EDITABLE = frozenset(
     {"title", "prompt", "agent", "repo", "base", "priority", "labels", "review"}
     | {"retries_left", "recoveries_left", "timeout_s", "not_before"}
 )
+STARTS_FROM = frozenset({"repo", "base", PARENTS_ARE})
+"""What it depends on, among others, whether a task waits for merges."""
 CLOCK_SLACK_MS = 60_000
 """A row that was written so far in the future was written before the clock was put back."""
 RETRIABLE = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.IN_REVIEW, Status.BLOCKED})
 
 
-class TaskVerbs(Ledger):
+class TaskVerbs(Waiting):
     """Add, edit, remove, and the changes of status that need no run."""
 
     def add(self, new: Sequence[NewTask], *, actor: Actor, at: int) -> list[Task]:
@@ -71,6 +74,8 @@ class TaskVerbs(Ledger):
                 self._database.execute("DELETE FROM after WHERE task = ?", (task,))
                 self._link(task, after)
                 columns[PARENTS_ARE] = sorted(set(after))
+            if columns.keys() & STARTS_FROM:
+                columns = {**self._at_once(before), **columns}
             if columns:
                 self._change(before, Act("edited", Actor.USER, at), columns=columns)
             return self.task(task)
@@ -132,7 +137,7 @@ class TaskVerbs(Ledger):
         self._refuse_open(task, verb)
         if before.status is Status.IN_REVIEW:
             return before
-        hint = f"dispatchctl retry {task} -m TEXT" if before.status in RETRIABLE else f"dispatchctl show {task}"
+        hint = f"dispatchctl retry {task} -m 'WHY'" if before.status in RETRIABLE else f"dispatchctl show {task}"
         raise Refused(
             f"task {task} is {before.status}, not in review: there is nothing that could be {verb}",
             hint if verb == "rejected" else f"dispatchctl show {task}",
@@ -203,7 +208,7 @@ class TaskVerbs(Ledger):
         if row:
             raise Refused(
                 f"task {task} cannot be retried: task {row[0]}, which builds on it, has started",
-                f"dispatchctl add … --after {row[0]}",
+                f"dispatchctl add 'TITLE' --after {row[0]}",
             )
 
     def cancel(self, task: int, *, at: int) -> Task:
