@@ -197,7 +197,7 @@ TALLIES: tuple[str, ...] = (
         {_counted("ran", f"NEW.agent, {_bucket(_RAN)}", _RAN, "NEW.started_at IS NOT NULL AND NEW.ended_at IS NOT NULL")}
         END""",
     f"""CREATE TRIGGER tries_are_counted AFTER UPDATE OF retries_left, recoveries_left ON tasks
-        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked') AND {_OPEN_RUN} BEGIN
+        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked', 'failed') AND {_OPEN_RUN} BEGIN
         {_counted("spent", "NEW.agent, 'retry'", "0", "NEW.retries_left < OLD.retries_left")}
         {_counted("spent", "NEW.agent, 'recovery'", "0", "NEW.recoveries_left < OLD.recoveries_left")}
         END""",

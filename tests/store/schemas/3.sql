@@ -164,7 +164,7 @@ CREATE TRIGGER moves_are_counted AFTER INSERT ON events WHEN NEW.to_status IS NO
                 ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
         END;
 CREATE TRIGGER tries_are_counted AFTER UPDATE OF retries_left, recoveries_left ON tasks
-        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked') AND EXISTS (SELECT 1 FROM runs WHERE task = NEW.id AND phase <> 'closed') BEGIN
+        WHEN NEW.status = 'ready' AND OLD.status IN ('in_progress', 'blocked', 'failed') AND EXISTS (SELECT 1 FROM runs WHERE task = NEW.id AND phase <> 'closed') BEGIN
         INSERT INTO tallies SELECT 'spent', json_array(NEW.agent, 'retry'), 1, 0 WHERE NEW.retries_left < OLD.retries_left
                 ON CONFLICT DO UPDATE SET count = count + 1, total_ms = total_ms + excluded.total_ms;
         INSERT INTO tallies SELECT 'spent', json_array(NEW.agent, 'recovery'), 1, 0 WHERE NEW.recoveries_left < OLD.recoveries_left
