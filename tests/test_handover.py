@@ -1,6 +1,7 @@
 """What the next run of a task is told, and which session it continues, with literals."""
 
 import itertools
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,11 @@ from dispatchctl.handover import (
     Parent,
     continues,
     heard,
+    sayings,
     sequel,
     shortened,
     whole,
+    worth_keeping,
 )
 from dispatchctl.task import Actor, Event, Outcome, Phase, Run
 
@@ -115,6 +118,21 @@ WITHOUT_A_WORD, FRESH = event("retried", note=None), event("retried", note="othe
 )
 def test_what_the_events_say_of_a_humans_words(events: list[Event], last: str | None, expected: Heard) -> None:
     assert heard(events, last) == expected
+    for cut in range(len(events) + 1):
+        assert heard([*pruned(events[:cut]), *events[cut:]], last) == expected, "it is the same after they were pruned"
+    assert heard(pruned(pruned(events)), last) == expected
+
+
+def pruned(events: list[Event]) -> list[Event]:
+    """What stands in their place, read back from its JSON; its row has the last word, which says not to whom."""
+    words = [each.detail["task"]["note"] for each in events if each.detail["task"].get("note")]
+    kept = json.loads(json.dumps(worth_keeping(list(sayings(events)))))
+    detail = {"task": {"note": words[-1] if words else None}, "said": kept}
+    return [replace(event("pruned"), detail=detail)] if events else []
+
+
+def test_of_a_task_of_which_nothing_was_said_nothing_is_kept() -> None:
+    assert worth_keeping(sayings([ADDED, FIRST, WITHOUT_A_WORD, SECOND])) == []
 
 
 def test_an_agent_that_begins_hears_the_task_and_every_word() -> None:

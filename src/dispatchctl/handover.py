@@ -3,13 +3,14 @@
 A session that is continued knows the task: it hears what is new and no more. An agent that begins anew knows nothing: it gets
 the whole prompt, the results of the tasks before this one, and every word a human has said since the work was begun.
 
-Invariant: of a human's words none is lost. What was said before the last run began is told again where that run may not
-have heard it. The texts of others, as titles, results and errors, are quoted line by line, so that none of them can look like
-a heading of ours.
+Invariant: of a human's words none is lost, also where events were pruned. What was said before the last run began is told
+again where that run may not have heard it. The texts of others, as titles, results and errors, are quoted line by line, so
+that none of them can look like a heading of ours.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from dispatchctl.task import Event, Outcome, Run, Task
 
@@ -53,6 +54,20 @@ class Heard:
     changed: bool = False
 
 
+class Said(StrEnum):
+    """What there is in the order in which it was said: a word of a human, that the prompt is another one, that the task was
+    begun afresh, and the token of a run that was claimed, which hears what came before."""
+
+    WORD = "word"
+    PROMPT = "prompt"
+    AFRESH = "afresh"
+    RUN = "run"
+
+
+Saying = tuple[Said, str]
+"""One of them, with the word or the token. A pruned event keeps them, as JSON."""
+
+
 @dataclass(frozen=True)
 class Brief:
     """Everything of which a prompt is made; `last` is the run in whose place this one goes on."""
@@ -88,17 +103,39 @@ def heard(events: Iterable[Event], last: str | None) -> Heard:
     before: list[str] = []
     since: list[str] = []
     changed = False
-    for event in events:
-        columns = event.detail.get("task", {})
-        if event.kind == "retried" and columns.get("resume", "") is None:
+    for what, text in sayings(events):
+        if what is Said.AFRESH:
             before, since = [], []
-        if event.kind == "edited" and "prompt" in columns:
+        elif what is Said.PROMPT:
             changed = True
-        if columns.get("note"):
-            since.append(columns["note"])
-        if event.kind == "claimed" and event.run == last:
+        elif what is Said.WORD:
+            since.append(text)
+        elif text == last:
             before, since, changed = before + since, [], False
     return Heard(tuple(before), tuple(since), changed)
+
+
+def sayings(events: Iterable[Event]) -> Iterator[Saying]:
+    """What the events of a task, oldest first, say that its agents are or were to hear; also those that were pruned."""
+    for event in events:
+        if event.kind == "pruned":
+            yield from ((Said(what), text) for what, text in event.detail.get("said", ()))
+            continue
+        columns = event.detail.get("task", {})
+        if event.kind == "retried" and columns.get("resume", "") is None:
+            yield Said.AFRESH, ""
+        if event.kind == "edited" and "prompt" in columns:
+            yield Said.PROMPT, ""
+        if columns.get("note"):
+            yield Said.WORD, columns["note"]
+        if event.kind == "claimed" and event.run is not None:
+            yield Said.RUN, event.run
+
+
+def worth_keeping(told: Iterable[Saying]) -> list[Saying]:
+    """What a pruned event is to keep of them, under `said`: nothing if there is nothing that a run could have heard."""
+    kept = list(told)
+    return kept if any(what in (Said.WORD, Said.PROMPT) for what, _ in kept) else []
 
 
 def whole(brief: Brief) -> str:

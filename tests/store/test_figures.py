@@ -14,6 +14,7 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from dispatchctl.errors import DispatchctlError, Unavailable
 from dispatchctl.figures import Limits, Spread, Wanted, cause, counted, percentile
+from dispatchctl.handover import Heard, heard
 from dispatchctl.replay import replay
 from dispatchctl.store import open_store
 from dispatchctl.store.counted import BOUNDS_S, EndedRun, Forgettable, Tally
@@ -210,6 +211,17 @@ def test_a_window_ends_what_it_costs(bench: Bench) -> None:
     assert (found.since, found.until) == (since, bench.now)
 
 
+def test_a_recovery_that_was_spent_after_a_failed_undo_is_counted_and_what_a_human_gives_is_not(bench: Bench) -> None:
+    stuck, failed = SITUATIONS["stuck"][1](bench), SITUATIONS["failed"][1](bench)
+    assert bench.close_undone(bench.token(stuck)).recoveries_left == 2
+    bench.store.retry(failed, note=None, fresh=False, recoveries=1, at=bench.tick())
+    happened = bench.store.happened(since=0)
+    found = counted(bench.store.standing(at=bench.now), happened, Wanted(0), Limits(), at=bench.now)
+    tallies = {key: number for key, number in counted_by_file(bench.store.tallies()).items() if key[0] == "spent"}
+    assert found.everything.recoveries == 1
+    assert tallies == {("spent", "shell", "recovery"): 1}
+
+
 def test_what_is_removed_stays_counted(bench: Bench) -> None:
     task = bench.add()
     bench.finish(task, 3)
@@ -293,6 +305,27 @@ def test_a_forgotten_task_has_a_future(bench: Bench) -> None:
     assert [event.kind for event in bench.store.events(task=task)] == ["pruned"]
     assert_replayed(bench.backend, bench.store.events())
     assert len(replay(bench.store.events()).runs) == 3
+
+
+def test_what_was_said_to_whom_outlives_its_events(bench: Bench) -> None:
+    task = bench.add()
+    bench.finish(task, 1)
+    last, before = bench.token(task), Heard()
+    for word in ("rename it", "and test it"):
+        bench.store.retry(task, note=word, fresh=False, recoveries=3, at=bench.tick())
+        bench.finish(task, 1)
+        last = bench.token(task)
+        before = heard(bench.store.events(task=task), last)
+        bench.store.forget(bench.store.forgettable(), actor=Actor.USER, at=bench.tick())
+        assert heard(bench.store.events(task=task), last) == before, "it has heard that"
+    assert before == Heard(("rename it", "and test it"), ())
+    bench.store.edit(task, {"prompt": "otherwise"}, None, at=bench.tick())
+    bench.store.retry(task, note="soon", fresh=False, recoveries=3, at=bench.tick())
+    bench.store.cancel(task, at=bench.tick())
+    bench.store.forget(bench.store.forgettable(), actor=Actor.USER, at=bench.tick())
+    [event] = bench.store.events(task=task)
+    assert heard([event], last) == Heard(before.before, ("soon",), changed=True), "it has not heard that"
+    assert_replayed(bench.backend, bench.store.events())
 
 
 def test_a_task_to_which_something_happens_meanwhile_keeps_its_events(bench: Bench) -> None:

@@ -1,14 +1,17 @@
 """Retention: the events of a finished task go all at once, and one that holds its rows as they are takes their place.
 
-So a replay still gives every row. Of a removed task nothing is left. What is not finished keeps everything.
+So a replay still gives every row; and what a human has said to the task's agents stays, since a later one is told it. Of a
+removed task nothing is left. What is not finished keeps everything.
 """
 
 from collections.abc import Collection
 from typing import Any
 
+from dispatchctl import handover
 from dispatchctl.store.counted import Forgettable
 from dispatchctl.store.ledger import PARENTS_ARE, Act, Ledger
 from dispatchctl.store.reentering import SIGHTED
+from dispatchctl.store.rows import SELECT_EVENT, to_event
 from dispatchctl.task import FINISHED, Actor
 
 PRUNED = "pruned"
@@ -40,15 +43,21 @@ class Forgetting(Ledger):
             gone = [each for each in chosen if self._database.row(newest, (each.task,))[0] == each.last]
             self._database.execute("INSERT INTO installation VALUES ('pruning', '')")
             for each in gone:
+                detail = {} if each.removed else {**self._as_they_are(each.task), "events": each.events}
                 self._database.execute("DELETE FROM events WHERE task = ?", (each.task,))
                 if not each.removed:
-                    detail = {**self._as_they_are(each.task), "events": each.events}
                     self._write_event(each.task, None, Act(PRUNED, actor, at), (None, None), detail)
             self._database.execute("DELETE FROM installation WHERE key = 'pruning'")
         return gone
 
+    def _said(self, task: int) -> list[handover.Saying]:
+        """What a human has said, and which agents have heard it; empty if nothing was said."""
+        events = self._database.rows(f"{SELECT_EVENT} INDEXED BY events_of_task WHERE task = ? ORDER BY id", (task,))
+        return handover.worth_keeping(handover.sayings(to_event(row) for row in events))
+
     def _as_they_are(self, task: int) -> dict[str, Any]:
-        """The rows of a task and its runs, with all that replaying its events would give; null is left out."""
+        """The rows of a task and its runs, with all that replaying its events would give, and what was said; null is left
+        out."""
         (row,) = self._database.mappings("SELECT * FROM tasks WHERE id = ?", (task,))
         of_task = {name: value for name, value in row.items() if name not in {"id", *DERIVED} and value is not None}
         parents = self._database.rows("SELECT parent FROM after WHERE task = ? ORDER BY parent", (task,))
@@ -59,4 +68,4 @@ class Forgetting(Ledger):
             }
             for run in self._database.mappings("SELECT * FROM runs WHERE task = ? ORDER BY number", (task,))
         }
-        return {"task": of_task, "runs": runs}
+        return {"task": of_task, "runs": runs, "said": self._said(task)}
