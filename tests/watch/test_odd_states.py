@@ -66,3 +66,23 @@ def test_a_worker_that_dies_whenever_it_is_begun_is_not_begun_all_the_time(world
                     os.kill(pid, signal.SIGKILL)
         assert len(killed) < 6
         assert daemon.stop()[0] == 0
+
+
+def test_the_lock_is_taken_again_where_its_file_was_removed(world: World) -> None:
+    with watching(world, "--interval", "1") as daemon:
+        lock = world.runtime().state / "watch.lock"
+        lock.unlink()
+        eventually(lambda: lock.exists() and lock.read_text().strip() == str(daemon.process.pid))
+        assert world.cli("watch").code == 75
+        assert daemon.stop()[0] == 0
+
+
+def test_of_two_daemons_the_one_that_lost_its_lock_ends(world: World) -> None:
+    with watching(world, "--interval", "1") as first:
+        first.send(signal.SIGSTOP)
+        (world.runtime().state / "watch.lock").unlink()
+        with watching(world, "--interval", "1") as second:
+            first.send(signal.SIGCONT)
+            assert first.ends() == 75
+            assert f"process {second.process.pid} watches the database" in first.log
+            assert second.stop()[0] == 0

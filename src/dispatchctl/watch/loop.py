@@ -78,11 +78,11 @@ def watch(
     Raises `Busy` if a daemon watches the database already, with its pid, and `Unavailable` if there is no database.
     """
     open_store(str(runtime.database)).close()  # without a database no lock is left behind
-    lock = _sole(runtime)
+    daemon = _Watch(runtime, options, say, attendants, servants or {}, load, _sole(runtime))
     try:
-        _Watch(runtime, options, say, attendants, servants or {}, load, lock).run()
+        daemon.run()
     finally:
-        lock.release()
+        daemon.lock.release()
 
 
 def _sole(runtime: Runtime) -> processes.Lock:
@@ -146,6 +146,7 @@ class _Watch:
         self.supervisor = Supervisor(environment.notify_socket, environment.watchdog_usec)
         self.held: frozenset[int] = frozenset()
         self.stopping = 0
+        self.displaced: Busy | None = None
         self.reload = False
         self.renews = False
         self.terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
@@ -189,6 +190,7 @@ class _Watch:
             while not self.stopping:
                 self._turn(self._reload)
                 self._turn(self._reopen)
+                self._turn(self._hold)
                 self._turn(self._hear_workers)
                 self._turn(self._follow)
                 self._turn(self._reconcile)
@@ -196,6 +198,8 @@ class _Watch:
                 self._turn(self._tend)
                 self._sleep()
             self._drain()
+            if self.displaced is not None:
+                raise self.displaced
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -284,6 +288,19 @@ class _Watch:
         last = self.runtime.store.last_event()
         self.told = last if self.told is None else min(self.told, last)
         self.file, self.version, self.due, self.look = file, None, 0.0, True
+        self.rests = 0.0
+
+    def _hold(self) -> None:
+        """Take the lock again if somebody removed its file; end if another daemon has taken it meanwhile."""
+        if self.file is None or self.lock.is_in_place():
+            return
+        try:
+            lock = _sole(self.runtime)
+        except Busy as taken:
+            self.displaced, self.stopping = taken, signal.SIGTERM
+            return
+        self.lock.release()
+        self.lock = lock
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
