@@ -34,7 +34,8 @@ from dispatchctl.notices import Notices
 from dispatchctl.notices.burst import BURST, EVERY_S, Allowance, Waiting
 from dispatchctl.notices.edges import Edge
 from dispatchctl.notices.message import LONGEST, cut
-from dispatchctl.notices.sending import AT_ONCE, TOLD
+from dispatchctl.notices.reading import AT_ONCE, TOLD
+from dispatchctl.notices.sending import cursor_of
 from dispatchctl.programs import Aside
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Activity, Actor, NewTask
@@ -237,13 +238,16 @@ def test_a_daemon_that_starts_again_repeats_nothing_and_misses_nothing(scene: Sc
 
 
 def test_the_cursor_is_moved_before_anything_is_sent(scene: Scene) -> None:
+    cursor = cursor_of("command", Notice.FAILED)
     look = program(
         scene.world.root / "look",
         f"""#!{sys.executable}
 import sqlite3
-print(sqlite3.connect("{scene.bench.store.path}").execute("select event from cursors where name = '{TOLD}'").fetchone()[0])
+found = sqlite3.connect("{scene.bench.store.path}").execute("select event from cursors where name = '{cursor}'")
+print(found.fetchone()[0])
 """,
     )
+    scene.set(on='["failed"]')
     scene.command(f'{look} > "{scene.world.root}/seen"')
     notices = scene.start()
     scene.failed()
@@ -363,7 +367,8 @@ def test_ten_thousand_failures_at_once_are_a_handful_of_notices(scene: Scene) ->
 
 def test_what_waits_for_its_turn_is_told_by_the_next_daemon(scene: Scene) -> None:
     notices = scene.start()
-    notices._allowance = Allowance(left=0.0, seen=time.monotonic())
+    for sender in notices._senders:
+        sender.allowance = Allowance(left=0.0, seen=time.monotonic())
     task = scene.failed()
     scene.settle(notices)
     assert scene.told() == []
@@ -389,14 +394,20 @@ def test_no_edge_is_lost_or_doubled_in_a_sum(rounds: list[tuple[list[Edge], int]
             assert sum(edge.count for edge in taken if edge.what is what) == [edge.what for edge in edges].count(what)
 
 
-@given(st.lists(EDGES, max_size=20))
-def test_who_tells_one_after_another_tells_all(edges: list[Edge]) -> None:
-    waiting, told = Waiting(), 0
-    for edge in edges:
-        waiting.add(edge)
-    while waiting:
-        told += waiting.take_one().count
-    assert told == len(edges)
+@given(st.lists(st.sampled_from(list(Notice)), max_size=20), st.integers(1, BURST))
+def test_of_each_kind_the_events_are_told_in_order_so_that_a_cursor_can_follow(
+    kinds: list[Notice], allowed: int
+) -> None:
+    waiting = Waiting()
+    for number, what in enumerate(kinds, 1):
+        waiting.add(Edge(what, number, at=number))
+    taken, _ = waiting.take(allowed)
+    for what in Notice:
+        of_kind = [(edge.event, edge.last) for edge in taken if edge.what is what]
+        numbers = [number for number, each in enumerate(kinds, 1) if each is what]
+        assert [each for pair in of_kind for each in pair] == sorted(each for pair in of_kind for each in pair)
+        assert (of_kind[0][0], of_kind[-1][1]) == (numbers[0], numbers[-1]) if numbers else not of_kind
+    assert all(edge.at == edge.event for edge in taken), "of a sum, the first"
 
 
 def test_the_allowance_grows_back_and_not_beyond_a_burst() -> None:
@@ -569,16 +580,161 @@ def test_close_lets_what_is_quick_come_to_its_end(scene: Scene) -> None:
     assert scene.told()
 
 
-def test_close_says_how_many_it_has_not_come_to_tell(scene: Scene) -> None:
-    """They count as told, so that no daemon tells one twice: nobody else will tell them."""
+# -- a way that is slow, and a daemon that ends ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["stop", "crash"])
+def test_what_a_slow_way_had_not_begun_is_told_by_the_next_daemon(scene: Scene, end: str) -> None:
+    """The daemon ends again and again while the first notice is being sent, and nothing is lost or told twice."""
+    scene.command(f'cat >> "{scene.book}"; exec sleep 60')
     scene.set(on='["failed"]')
-    scene.command(f'cat >> "{scene.book}"; sleep 60')
+    first = scene.start()
+    tasks = [scene.failed() for _ in range(4)]
+    for number in range(1, 5):
+        notices = first if number == 1 else scene.start()
+        scene.until(notices, lambda: len(scene.told()) == number)  # noqa: B023
+        if end == "crash":
+            asides = [sender.aside for sender in notices._senders if sender.aside]
+            scene.crash(notices)
+            for aside in asides:
+                aside.kill()
+                eventually(aside.has_ended)
+        else:
+            notices.close(0)
+            assert scene.said.pop() == (
+                "notify.command: the end cut short a notice that was being sent",
+                "dispatchctl history",
+            )
+    scene.settle(scene.start())
+    assert scene.events() == [("failed", task, 1) for task in tasks]
+
+
+def test_a_sum_that_was_told_is_not_told_again_with_the_sums_that_were_not(scene: Scene) -> None:
+    """Of two sums for the same events only the first was begun."""
+    scene.command(f'cat >> "{scene.book}"; exec sleep 60')
     notices = scene.start()
-    for _ in range(4):
+    fail_at_once(scene, 20)
+    with closing(sqlite3.connect(scene.bench.store.path)) as connection, connection:
+        connection.execute(
+            """INSERT INTO events (task, at, actor, kind, from_status, to_status, detail)
+               SELECT id, 1, 'launcher', 'ended', 'in_progress', iif(id % 2, 'done', 'failed'), '{}' FROM tasks"""
+        )
+    for sender in notices._senders:
+        sender.allowance = Allowance(left=1.0, seen=time.monotonic())
+    scene.until(notices, lambda: len(scene.told()) == 1)
+    notices.close(0)
+    assert scene.events() == [("failed", None, 30)]
+    scene.command(f'cat >> "{scene.book}"')
+    scene.settle(scene.start())
+    assert sum(count for what, _, count in scene.events() if what == "failed") == 30
+    assert sum(count for what, _, count in scene.events() if what == "done") == 10
+
+
+def test_what_was_told_before_a_crash_is_in_no_sum_after_it(scene: Scene) -> None:
+    scene.set(on='["failed"]')
+    first = scene.start()
+    scene.settle(first)
+    first._read._kept_up_at = time.monotonic()
+    for _ in range(2):
+        scene.failed()
+        scene.settle(first)
+    scene.crash(first)
+    for _ in range(BURST + 3):
+        scene.failed()
+    scene.settle(scene.start())
+    assert [count for _, _, count in scene.events()] == [1] * (2 + BURST - 1) + [4]
+
+
+def test_after_a_crash_each_way_is_told_what_it_was_not(scene: Scene) -> None:
+    """The command hangs at the first of three, the desktop has had all."""
+    seen = scene.world.root / "seen"
+    program(scene.world.root / "bin" / "notify-send", f'#!/bin/sh\necho x >> "{seen}"\n')
+    scene.world.extra["PATH"] = f"{scene.world.root}/bin:{os.environ['PATH']}"
+    scene.command(f'cat >> "{scene.book}"; exec sleep 60')
+    scene.set(desktop="true")
+    notices = scene.start()
+    tasks = [scene.failed() for _ in range(3)]
+    scene.until(notices, lambda: seen.exists() and seen.read_text() == "x\n" * 4 and scene.told())
+    (hangs,) = [sender.aside for sender in notices._senders if sender.aside]
+    scene.crash(notices)
+    scene.command(f'cat >> "{scene.book}"')
+    scene.settle(scene.start())
+    assert scene.events() == [*(("failed", task, 1) for task in tasks), ("empty", None, 1)]
+    assert seen.read_text() == "x\n" * 4
+    hangs.kill()
+    eventually(hangs.has_ended)
+
+
+def test_a_way_that_is_switched_off_is_told_nothing_of_that_time(scene: Scene) -> None:
+    script, on = f'cat >> "{scene.book}"; exec sleep 60', scene.world.extra
+    scene.command(script)
+    scene.set(on='["failed"]')
+    notices = scene.start()
+    first, _ = scene.failed(), scene.failed()
+    scene.until(notices, scene.told)
+    before = on["DISPATCHCTL_NOTIFY__COMMAND"]
+    scene.set(command="[]")
+    notices.runtime = scene.world.runtime()
+    scene.failed()
+    scene.tend(notices)
+    notices.close(0)
+    assert scene.bench.store.cursor(TOLD) == scene.bench.store.last_event(), "nothing is kept for it"
+    scene.set(command=before)
+    again = scene.start()
+    last = scene.failed()
+    scene.until(again, lambda: len(scene.told()) == 2)
+    assert scene.events() == [("failed", first, 1), ("failed", last, 1)]
+
+
+def test_a_way_that_hangs_for_long_keeps_only_a_handful(scene: Scene) -> None:
+    scene.command("exec sleep 60")
+    scene.set(on='["failed"]')
+    notices = scene.start()
+    scene.failed()
+    scene.until(notices, lambda: any(sender.aside for sender in notices._senders))
+    fail_at_once(scene, 3_000)
+    scene.tend(notices)
+    scene.until(notices, lambda: not notices._read.behind)
+    assert sum(len([*sender.turn, *sender.waiting]) for sender in notices._senders) < 2 * (BURST + len(Notice))
+
+
+def test_an_older_copy_of_the_database_is_gone_on_with(scene: Scene) -> None:
+    """What it holds is old; what happens in it then is told, and what waited from the other one is not."""
+    scene.command(f'cat >> "{scene.book}"; exec sleep 60')
+    scene.set(on='["failed"]')
+    notices = scene.start()
+    copy, store = scene.world.root / "copy", scene.bench.store
+    with closing(sqlite3.connect(store.path)) as here, closing(sqlite3.connect(copy)) as there:
+        here.backup(there)
+    for _ in range(3):
         scene.failed()
     scene.until(notices, scene.told)
-    notices.close(0.2)
-    assert scene.said == [("notify.command: 3 notices were not sent before the end", "dispatchctl history")]
+    with closing(sqlite3.connect(copy)) as there, closing(sqlite3.connect(store.path)) as here:
+        there.backup(here)
+    scene.tend(notices)
+    assert not any(sender.turn or sender.waiting for sender in notices._senders)
+    task = scene.failed()
+    notices.close(0)
+    scene.command(f'cat >> "{scene.book}"')
+    scene.said.clear()
+    scene.settle(scene.start())
+    assert scene.events()[1:] == [("failed", task, 1)]
+
+
+def test_it_is_not_busy_when_it_can_only_wait(scene: Scene) -> None:
+    scene.set(on='["failed"]')
+    notices = scene.start()
+    for sender in notices._senders:
+        sender.allowance = Allowance(left=0.0, seen=time.monotonic())
+    scene.failed()
+    scene.tend(notices)
+    assert not notices.busy, "for its allowance"
+    notices._rests_until = time.monotonic() + 60
+    for sender in notices._senders:
+        sender.allowance = Allowance()
+    assert not notices.busy, "for the database"
+    notices._rests_until = 0.0
+    assert notices.busy
 
 
 def test_no_process_but_its_own_is_waited_for(scene: Scene) -> None:

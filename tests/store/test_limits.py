@@ -227,6 +227,21 @@ def most_at_once(events: list[Event]) -> Counter[str]:
 # -- what comes to be ready --------------------------------------------------------------------------------------------
 
 
+def test_what_is_ready_but_for_its_time_a_limit_or_a_pause_is_known_at_once(bench: Bench) -> None:
+    parent = bench.add(backlog=True)
+    bench.add(after=(parent,))
+    bench.add(after=(parent,), not_before=bench.now + 1_000)
+    assert not bench.store.has_ready(), "all wait for another task"
+    late = bench.add(not_before=bench.now + 1_000)
+    assert bench.store.has_ready()
+    bench.store.cancel(late, at=bench.tick())
+    assert not bench.store.has_ready()
+    bench.add()
+    assert bench.store.has_ready()
+    bench.store.pause("", reason=None, at=bench.tick())
+    assert bench.store.has_ready()
+
+
 def test_the_next_moment_is_that_of_a_task_that_waits_for_nothing_else(bench: Bench) -> None:
     assert bench.store.next_due(at=bench.now) is None
     soon, later = bench.now + 100_000, bench.now + 200_000

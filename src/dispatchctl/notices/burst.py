@@ -5,7 +5,7 @@ left, it is for all the rest: one sum for each kind. So 10,000 tasks that fail, 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dispatchctl.config.table import Notice
 from dispatchctl.notices.edges import Edge
@@ -61,15 +61,9 @@ class Waiting:
         self.single, self.rest = [], {}
         return taken, used
 
-    def take_one(self) -> Edge:
-        """The next one, for who tells one after another."""
-        if self.single:
-            return self.single.pop(0)
-        return self.rest.pop(next(iter(self.rest)))
-
     def _count(self, edge: Edge) -> None:
-        first = self.rest.get(edge.what)
-        self.rest[edge.what] = edge if first is None else replace(first, count=first.count + edge.count)
+        counted = self.rest.get(edge.what)
+        self.rest[edge.what] = edge if counted is None else counted.with_(edge)
 
     def __iter__(self) -> Iterator[Edge]:
         yield from self.single

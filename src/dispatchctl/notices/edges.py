@@ -1,7 +1,7 @@
 """What is told of: pure, from an event of the history to an edge, if it is one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dispatchctl.config.table import Notice
 from dispatchctl.task import Activity, Event, Status
@@ -26,6 +26,17 @@ class Edge:
     task: int | None = None
     why: str = ""
     count: int = 1
+    later: int = 0
+
+    @property
+    def last(self) -> int:
+        """The event; of several, the last."""
+        return max(self.event, self.later)
+
+    def with_(self, other: "Edge") -> "Edge":
+        """Both as one."""
+        first = min(self, other, key=lambda edge: edge.event)
+        return replace(first, count=self.count + other.count, later=max(self.last, other.last))
 
 
 def edge_of(event: Event) -> Edge | None:

@@ -9,41 +9,74 @@ from dispatchctl.config.table import Notice
 from dispatchctl.errors import DispatchctlError, NoSuchTask
 from dispatchctl.notices import ways
 from dispatchctl.notices.burst import Allowance, Waiting
-from dispatchctl.notices.edges import Edge, begins_work, edge_of
+from dispatchctl.notices.edges import Edge
 from dispatchctl.notices.message import TEST, Message, words_of
+from dispatchctl.notices.reading import TOLD, Reader
+from dispatchctl.notices.ways import Way
 from dispatchctl.programs import Aside
 from dispatchctl.render import shapes
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.store.protocol import Store
-from dispatchctl.task import Status
-
-TOLD = "notices"
-"""The cursor: up to this event everything was told."""
-
-WORK, EMPTY = "notices.work", "notices.empty"
-"""The cursors of the queue: since which event somebody works, and up to which it was told that nothing is left."""
-
-AT_ONCE = 500
-"""Events that are read in one turn: some 5 ms."""
-
-KEEP_UP_S = 60.0
-"""How often the cursor follows events that nobody is told of: what is read again after a crash costs nothing."""
 
 REST_S = 5.0
 """Seconds until the next try after the database was not to be had."""
-
-FOR_EVER = 1 << 62
 
 Say = Callable[[str, str | None], None]
 
 
 @dataclass
 class _Sender:
-    """One of the ways: what it has to tell yet, the program that tells it now, and whether the last one failed."""
+    """One of the ways: what it has to tell yet, what of that comes now, the program that tells it, and whether the last failed.
 
+    `told` is up to which event it was told of each kind, by the cursors of `cursor_of`.
+    """
+
+    name: str
+    told: dict[Notice, int] = field(default_factory=dict)
     waiting: Waiting = field(default_factory=Waiting)
+    turn: list[Edge] = field(default_factory=list)
+    allowance: Allowance = field(default_factory=Allowance)
     aside: Aside | None = None
     fails: bool = False
+
+    def begin(self, store: Store) -> None:
+        """Go on where the cursors are."""
+        self.drop()
+        self.told = {what: store.cursor(cursor_of(self.name, what)) or 0 for what in Notice}
+
+    def add(self, edge: Edge) -> None:
+        """One more to tell, if it was not told before."""
+        if edge.event > self.told[edge.what]:
+            self.waiting.add(edge)
+
+    def drop(self) -> None:
+        """Tell nothing of what waits."""
+        self.waiting, self.turn = Waiting(), []
+
+    def has_next(self, at: float) -> bool:
+        """Whether there is something that may be told now."""
+        if self.aside is not None:
+            return False
+        return bool(self.turn) or (bool(self.waiting) and self.allowance.at(at) > 0)
+
+    def choose(self, at: float) -> None:
+        """If nothing is left of the last turn: as much of what waits as may be told now, the rest of it as a sum."""
+        if not self.turn:
+            self.turn, used = self.waiting.take(self.allowance.at(at))
+            self.allowance.spend(used)
+
+    def mark(self, store: Store) -> bool:
+        """The next one counts as told from now on; False if another daemon has told it."""
+        edge = self.turn[0]
+        fresh = store.move_cursor(cursor_of(self.name, edge.what), edge.last)
+        self.told[edge.what] = edge.last
+        del self.turn[0]
+        return fresh
+
+
+def cursor_of(way: str, what: Notice) -> str:
+    """The cursor that says up to which event of a kind one way has told, or began to."""
+    return f"{TOLD}.{way}.{what}"
 
 
 class Notices:
@@ -55,190 +88,119 @@ class Notices:
     def __init__(self, runtime: Runtime, say: Say) -> None:
         self.runtime = runtime
         self._say = say
-        self._read = _Reader()
-        self._waiting = Waiting()
-        self._allowance = Allowance()
-        self._senders = {name: _Sender() for name in ways.WAYS}
+        self._read = Reader()
+        self._senders = [_Sender(name) for name in ways.WAYS]
         self._rests_until = 0.0
         self._silent = False
 
     @property
     def busy(self) -> bool:
         """Whether there is something to do soon: a program to look after, more to read, or something that may be told now."""
-        if any(sender.aside or sender.waiting for sender in self._senders.values()):
+        if any(sender.aside for sender in self._senders):
             return True
         at = time.monotonic()
-        return at >= self._rests_until and (self._read.behind or (bool(self._waiting) and self._allowance.at(at) > 0))
+        return at >= self._rests_until and (self._read.behind or any(sender.has_next(at) for sender in self._senders))
 
     def tend(self) -> None:
         """Read what is new, tell what may be told, end what takes too long."""
+        for sender in self._senders:
+            self._hear(sender)
         at = time.monotonic()
-        if at >= self._rests_until:
-            try:
-                self._follow(at)
-                self._silent = False
-            except DispatchctlError as error:
-                self._rests_until = at + REST_S
-                if not self._silent:
-                    self._say(f"notices wait: {error}", error.hint)
-                self._silent = True
-        for name, sender in self._senders.items():
-            self._look_after(name, sender)
+        if at < self._rests_until:
+            return
+        try:
+            self._follow(at)
+            self._silent = False
+        except DispatchctlError as error:
+            self._rests_until = at + REST_S
+            if not self._silent:
+                self._say(f"notices wait: {error}", error.hint)
+            self._silent = True
 
     def close(self, patience: float) -> None:
         """Let what is under way come to its end for `patience` seconds, and end the rest.
 
-        What was not yet its turn waits in the database: a daemon that starts again goes on behind the cursor. What was handed
-        to a way counts as told, and is said if that has not come to it.
+        What was not begun waits in the database: a daemon that starts again goes on with it.
         """
-        deadline = time.monotonic() + patience
-        running = [sender.aside for sender in self._senders.values() if sender.aside]
-        while (running := [aside for aside in running if not aside.has_ended()]) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        running = _still(patience, [sender.aside for sender in self._senders if sender.aside])
         for aside in running:
             aside.end()
-        deadline = time.monotonic() + min(patience, 1.0)
-        while (running := [aside for aside in running if not aside.has_ended()]) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for aside in running:
+        cut_short = {aside.pid for aside in running}
+        for aside in _still(min(patience, 1.0), running):
             aside.kill()
-        for name, sender in self._senders.items():
-            left = len([*sender.waiting])
-            if left:
-                what = "1 notice was" if left == 1 else f"{left} notices were"
-                self._say(f"notify.{name}: {what} not sent before the end", "dispatchctl history")
+        for sender in self._senders:
+            if sender.aside and sender.aside.pid in cut_short:
+                self._say(
+                    f"notify.{sender.name}: the end cut short a notice that was being sent", "dispatchctl history"
+                )
         try:
-            self._read.keep_up(self.runtime.store, bool(self._waiting), float("inf"))
+            self._keep_up(float("inf"))
         except DispatchctlError:
-            pass  # what is read again after the next start costs nothing
+            pass  # what is read again after the next start is not told again
 
     # -- what happened -----------------------------------------------------------------------------------------------
 
     def _follow(self, at: float) -> None:
-        store, wanted = self.runtime.store, self.runtime.settings.notify.on
-        for edge in self._read.edges(store, Notice.EMPTY in wanted):
-            if edge.what in wanted:
-                self._waiting.add(edge)
-        allowed = self._allowance.at(at) if self._waiting and not self._read.behind else 0
-        if allowed:
-            fresh = self._read.mark_told(store, self._waiting)
-            edges, used = self._waiting.take(allowed)
-            self._allowance.spend(used)
-            for edge in edges if fresh else ():
-                for name in ways.enabled(self.runtime):
-                    self._senders[name].waiting.add(edge)
-        else:
-            self._read.keep_up(store, bool(self._waiting), at)
+        """Hand what is new to the ways, and have each begin what it may."""
+        store, wanted, enabled = self.runtime.store, self.runtime.settings.notify.on, ways.enabled(self.runtime)
+        if self._read.begins(store):
+            for sender in self._senders:
+                sender.begin(store)
+        for edge in self._read.edges(store):
+            for sender in self._senders:
+                if edge.what in wanted and sender.name in enabled:
+                    sender.add(edge)
+        for sender in self._senders:
+            if sender.name not in enabled:
+                sender.drop()
+            elif sender.has_next(at) and not self._read.behind:
+                self._begin(sender, enabled[sender.name], at)
+        self._keep_up(at)
+
+    def _keep_up(self, at: float) -> None:
+        waiting = [edge for sender in self._senders for edge in (*sender.turn, *sender.waiting)]
+        self._read.keep_up(self.runtime.store, waiting, at)
 
     # -- the ways ----------------------------------------------------------------------------------------------------
 
-    def _look_after(self, name: str, sender: _Sender) -> None:
-        """One way: whether its program has ended, and the next one."""
-        aside = sender.aside
-        if aside is not None and aside.has_ended():
-            sender.aside = None
-            problem = _problem(aside, self.runtime.settings.notify.timeout)
-            if problem:
-                self._failed(name, sender, problem, "dispatchctl notify")
-            else:
-                sender.fails = False
-        if sender.aside is None and sender.waiting:
-            way = ways.enabled(self.runtime).get(name)
-            if way is None:
-                sender.waiting = Waiting()  # it was switched off meanwhile
-                return
-            try:
-                sender.aside = way(self.runtime, message_of(self.runtime, sender.waiting.take_one()))
-            except DispatchctlError as error:
-                self._failed(name, sender, error.message, error.hint)
-            except OSError as error:
-                self._failed(name, sender, error.strerror or str(error), "dispatchctl notify")
+    def _begin(self, sender: _Sender, way: Way, at: float) -> None:
+        """Begin the next notice of a way. It counts as told before anything is sent: no crash has it told twice."""
+        sender.choose(at)
+        message = message_of(self.runtime, sender.turn[0])
+        if not sender.mark(self.runtime.store):
+            return
+        try:
+            sender.aside = way(self.runtime, message)
+        except DispatchctlError as error:
+            self._failed(sender, error.message, error.hint)
+        except OSError as error:
+            self._failed(sender, error.strerror or str(error), "dispatchctl notify")
 
-    def _failed(self, name: str, sender: _Sender, problem: str, hint: str | None) -> None:
+    def _hear(self, sender: _Sender) -> None:
+        """Whether its program has ended, and how."""
+        aside = sender.aside
+        if aside is None or not aside.has_ended():
+            return
+        sender.aside = None
+        problem = _problem(aside, self.runtime.settings.notify.timeout)
+        if problem:
+            self._failed(sender, problem, "dispatchctl notify")
+        else:
+            sender.fails = False
+
+    def _failed(self, sender: _Sender, problem: str, hint: str | None) -> None:
         """Say so, once until it works again."""
         if not sender.fails:
-            self._say(f"notify.{name}: {problem}", hint)
+            self._say(f"notify.{sender.name}: {problem}", hint)
         sender.fails = True
 
 
-class _Reader:
-    """How far the history was read and told, and whether the queue had work then.
-
-    The queue is empty when no task is in progress and none is ready that waits only for its time, a limit or a pause; tasks
-    that wait for others cannot start then. It comes to be empty when somebody had worked since it was last told.
-    """
-
-    def __init__(self) -> None:
-        self.behind = False
-        self._read: int | None = None
-        self._told = 0
-        self._told_empty = 0
-        self._works = False
-        self._unsure = True
-        self._kept_up_at = 0.0
-
-    def edges(self, store: Store, empty_is_wanted: bool) -> Iterator[Edge]:
-        """What is new, at most `AT_ONCE` events of it."""
-        read = self._start(store) if self._read is None else self._read
-        last = store.last_event()
-        events = store.next_events(read, limit=AT_ONCE) if last > read else []
-        for event in events:
-            if begins_work(event) and not self._works and event.id > self._told_empty and empty_is_wanted:
-                store.move_cursor(WORK, event.id)
-                self._works = True
-            edge = edge_of(event)
-            self._read, self._unsure = event.id, True
-            if edge is not None:
-                yield edge
-        self.behind = len(events) == AT_ONCE
-        if self._works and self._unsure and not self.behind:
-            self._works = has_work(store)
-            self._unsure = False
-            if not self._works and empty_is_wanted:
-                yield Edge(Notice.EMPTY, self._read or 0, events[-1].at if events else now())
-
-    def _start(self, store: Store) -> int:
-        """From where to read: where the last daemon stopped, or for the first one what happens from now on."""
-        told = store.cursor(TOLD)
-        if told is None:
-            told = store.last_event()
-            store.move_cursor(TOLD, told)
-            if has_running(store):
-                store.move_cursor(WORK, told)
-        self._told_empty = store.cursor(EMPTY) or -1
-        self._works = (store.cursor(WORK) or -1) > self._told_empty
-        self._read = self._told = told
-        return told
-
-    def mark_told(self, store: Store, waiting: Waiting) -> bool:
-        """Everything that was read counts as told from now on; False if another daemon was quicker."""
-        empty = max((edge.event for edge in waiting if edge.what is Notice.EMPTY), default=None)
-        if empty is not None:
-            self._told_empty = empty
-            store.move_cursor(EMPTY, empty)
-        read = self._read or 0
-        fresh = read == self._told or store.move_cursor(TOLD, read)
-        self._told = read
-        return fresh
-
-    def keep_up(self, store: Store, waiting: bool, at: float) -> None:
-        """Have the cursor follow what nobody is told of, now and then."""
-        if not waiting and self._read is not None and self._read > self._told and at - self._kept_up_at >= KEEP_UP_S:
-            self._kept_up_at = at
-            store.move_cursor(TOLD, self._read)
-            self._told = self._read
-
-
-def has_work(store: Store) -> bool:
-    """Whether anybody works, or something is ready that will be started without anybody's doing (or after a pause)."""
-    if store.claimable(at=FOR_EVER, limit=1) or has_running(store):
-        return True
-    return bool(store.pauses()) and any(not task.waits for task in store.tasks(status=[Status.READY], limit=1))
-
-
-def has_running(store: Store) -> bool:
-    """Whether a task is in progress."""
-    return any(task.status is Status.IN_PROGRESS for task in store.open_tasks())
+def _still(patience: float, asides: list[Aside]) -> list[Aside]:
+    """Those of the programs that have not ended after so many seconds."""
+    deadline = time.monotonic() + patience
+    while (asides := [aside for aside in asides if not aside.has_ended()]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return asides
 
 
 def message_of(runtime: Runtime, edge: Edge) -> Message:

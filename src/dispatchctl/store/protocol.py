@@ -197,6 +197,9 @@ class Store(Protocol):
     def next_due(self, *, at: int) -> int | None:
         """When the next task that waits for nothing but its time comes to be claimable; None if there is none."""
 
+    def has_ready(self) -> bool:
+        """Whether a task is ready that waits for no other task: for its time, room or the end of a pause at most."""
+
     def line(self, *, at: int, labels: Collection[str] = ()) -> list[tuple[int, str, str]]:
         """Id, repository and agent of every task that waits for nothing but room, in the order of claims, paused or not."""
 

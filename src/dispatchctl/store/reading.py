@@ -106,6 +106,12 @@ class Reading(Limiting):
         )
         return None if row[0] is None else int(row[0])
 
+    def has_ready(self) -> bool:
+        """One step into each of two indexes, past the tasks that wait for their time and for other tasks too."""
+        indexes = {"tasks_claimable": CLAIMABLE, "tasks_deferred": "status = 'ready' AND waits = 0 AND due = 0"}
+        found = (f"EXISTS (SELECT 1 FROM tasks INDEXED BY {name} WHERE {each})" for name, each in indexes.items())
+        return bool(self._database.row(f"SELECT {' OR '.join(found)}")[0])
+
     def cursor(self, name: str) -> int | None:
         """How far the reader has come."""
         row = self._database.row("SELECT event FROM cursors WHERE name = ?", (name,))
