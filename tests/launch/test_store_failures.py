@@ -14,7 +14,9 @@ from dispatchctl.errors import Busy, DispatchctlError, LaunchError, QueueFull
 from dispatchctl.runtime import Runtime
 from dispatchctl.task import Phase, Status
 
-BEFORE_THE_CLAIM = {"open_runs", "places", "open_tasks", "sightings", "find_runs", "sight", "claim"}
+BEFORE_THE_CLAIM = {
+    *("occupied", "open_runs", "places", "open_tasks", "sightings", "find_runs", "shorten_waits", "sight", "claim"),
+}
 BEFORE_THE_START = {"runs", "note_base", "id", "note_window", "run"}
 AFTER_THE_START = {"task"}
 IN_THE_UNDO = {"begin_undo", "close_undone", "undo_failed"}
