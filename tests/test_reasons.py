@@ -42,7 +42,7 @@ def test_every_situation_is_explained(world: World, tmp_path: Path) -> None:
         assert explained[name].startswith(status), (name, explained[name])
     assert explained["stuck"] == "failed: the worktree stands (dispatchctl reconcile)"
     assert explained["failed"].endswith("(dispatchctl retry ID)")
-    assert explained["asked"] == "blocked: which one? (dispatchctl unblock ID)"
+    assert explained["asked"] == "blocked: which one? (dispatchctl unblock ID -m 'ANSWER')"
     assert len(set(explained.values())) > 7
     backend.close()
 

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 
 from dispatchctl.render import views
 from dispatchctl.render.plain import Plain
-from dispatchctl.render.tables import LAST, fit
-from dispatchctl.render.text import Heads, ago, span, visible
+from dispatchctl.render.tables import LAST, drawn, fit, wrapped
+from dispatchctl.render.text import Cell, Heads, ago, span, visible
 
 NOISE = (
     "plain \x1b[1;31mred\x1b[0m é 🎉 \x1b]8;;http://x\x1b\\link\x1b]8;;\x07 \x1bPq#0\x1b\\ \x1b(B\x1b=\x1b[?2004h"
@@ -88,6 +88,33 @@ HEADS = Heads(("ID", "STATUS", "BRANCH", "TITLE"), ("BRANCH",))
 )
 def test_columns_give_way_in_their_order(widths: list[int], terminal: int, kept: dict[int, int]) -> None:
     assert fit(HEADS, widths, terminal) == kept
+
+
+def test_a_column_that_wraps_leaves_nothing_out_and_no_command_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    why = "blocked: which one of them? (dispatchctl attach 6, or dispatchctl unblock 6 -m 'ANSWER')"
+    lines = drawn(
+        views.WHY_HEADS,
+        [[Cell("6"), Cell("A long title " * 9), Cell(why)], [Cell("7"), Cell("B"), Cell("done")]],
+        no_color=True,
+    ).splitlines()
+    assert all(cell_len(line) <= 80 for line in lines)
+    start = lines[0].index("WHY")
+    assert " ".join(line[start:].strip() for line in lines[1:-1]) == why
+    assert any(line.strip().startswith("dispatchctl unblock 6 -m 'ANSWER')") for line in lines)
+    assert all(line[:start].strip() == "" for line in lines[2:-1])
+    assert lines[-1].split() == ["7", "B", "done"]
+
+
+@pytest.mark.parametrize("width", [1, 5, 12, 30, 200])
+def test_wrapped_text_fits_and_is_all_there(width: int) -> None:
+    text = (
+        "ready: 3rd in line; 🎉 ｗｉｄｅ /a/very/long/path/without/any/space: dispatchctl unpause --repo '/a b/c' now"
+    )
+    lines = wrapped(text, width)
+    assert all(cell_len(line) <= max(width, 2) for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert wrapped("", width) == [""]
 
 
 def test_every_column_that_gives_way_exists_and_the_outer_ones_never_do() -> None:

@@ -95,7 +95,11 @@ class NotYet(LaunchError):
 
 
 class QueueFull(Busy):
-    """As many runs are open as may be, or what could be started is paused."""
+    """As many runs are open as may be, or what could be started is `paused`."""
+
+    def __init__(self, message: str, hint: str | None = None, *, paused: bool = False) -> None:
+        super().__init__(message, hint)
+        self.paused = paused
 
 
 class Terminated(BaseException):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from dispatchctl.errors import LaunchError, UsageError
@@ -50,7 +51,7 @@ def checked(runtime: Runtime, wish: Wish) -> NewTask:
         raise UsageError("the title is empty", "dispatchctl add 'Fix the login page' -p 'What to do …'")
     prompt = checked_text(title if wish.prompt is None else wish.prompt, "prompt", LONGEST_PROMPT)
     if not prompt.strip():
-        raise UsageError(f"the prompt of {title!r} is empty", "leave it out, and the title is the prompt")
+        raise UsageError(f"the prompt of {title!r} is empty", f"dispatchctl add {quote(title)}")
     repo = repository(runtime, wish.repo)
     settings = runtime.settings_for(repo)
     agent = wish.agent or settings.task.agent
@@ -78,7 +79,7 @@ def checked(runtime: Runtime, wish: Wish) -> NewTask:
 def repository(runtime: Runtime, path: str) -> str:
     """The root of the repository that `path` is in. Raises `UsageError`."""
     if not path:
-        raise UsageError("--repo names no directory: it is empty", "dispatchctl add … --repo .")
+        raise UsageError("--repo names no directory: it is empty", "dispatchctl add 'TITLE' --repo .")
     try:
         root = runtime.git.repository(os.path.realpath(os.path.expanduser(path))).root
     except LaunchError as error:
@@ -107,12 +108,12 @@ def checked_text(text: str, what: str, longest: int) -> str:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"the {what} is not valid UTF-8 (at character {error.start})", "iconv -t UTF-8 FILE"
+            f"the {what} is not valid UTF-8 (at character {error.start})", "iconv -t UTF-8 'FILE'"
         ) from error
     if "\0" in text:
-        raise UsageError(f"the {what} contains a NUL character", "tr -d '\\000' < FILE | dispatchctl add … -")
+        raise UsageError(f"the {what} contains a NUL character", "tr -d '\\000' < 'FILE' | dispatchctl add -")
     if size > longest:
-        raise UsageError(f"the {what} has {size} bytes, and {longest} is the most", "dispatchctl add TITLE -P FILE")
+        raise UsageError(f"the {what} has {size} bytes, and {longest} is the most", "dispatchctl add 'TITLE' -P 'FILE'")
     return text
 
 

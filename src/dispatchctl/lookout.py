@@ -75,8 +75,8 @@ def keeper(runtime: Runtime) -> Callable[[str, str], Obstacle | None]:
 
 
 def in_words(obstacle: Obstacle) -> str:
-    """What is in the way, and how to take it away where one command does."""
-    return f"{obstacle.why}: {obstacle.hint}" if obstacle.is_pause else obstacle.why
+    """What is in the way, and what to type where it waits for a human."""
+    return f"{obstacle.why}: {obstacle.hint}" if obstacle.is_pause or obstacle.awaits_you else obstacle.why
 
 
 def _after(parents: Sequence[Task]) -> str:

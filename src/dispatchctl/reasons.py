@@ -32,7 +32,9 @@ def _why(task: Task) -> str:
         case Status.BACKLOG:
             return f"backlog: a draft, which nobody starts (dispatchctl release {task.id})"
         case Status.BLOCKED:
-            return f"blocked{error} (dispatchctl unblock {task.id})"
+            answer = f"dispatchctl unblock {task.id} -m 'ANSWER'"
+            has_session = task.run is not None and task.run.phase is not Phase.CLOSED
+            return f"blocked{error} ({f'dispatchctl attach {task.id}, or {answer}' if has_session else answer})"
         case Status.IN_REVIEW:
             return f"in_review{error} (dispatchctl approve {task.id})"
         case Status.FAILED if task.run is not None and task.run.phase is Phase.UNDOING:
@@ -65,7 +67,7 @@ class _Queue:
             return self._unmerged[task.id]
         place = self._places.get(task.id)
         standing = "ready" if place is None else f"ready: {_ordinal(place)} in line"  # None: it has just come
-        return f"{standing}; {obstacle.why}" if obstacle else f"{standing}: dispatchctl dispatch"
+        return f"{standing}; {lookout.in_words(obstacle)}" if obstacle else f"{standing}: dispatchctl dispatch"
 
     @cached_property
     def _waiting(self) -> Mapping[int, str]:

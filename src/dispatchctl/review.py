@@ -38,6 +38,6 @@ def reject(runtime: Runtime, task: int, message: str) -> Task:
     if not message.strip():
         raise UsageError(
             f"task {task} is not rejected without a word about what is to be better",
-            f"dispatchctl reject {task} -m TEXT",
+            f"dispatchctl reject {task} -m 'WHY'",
         )
     return runtime.store.reject(task, note=message, recoveries=runtime.settings.task.recoveries, at=now())

@@ -23,7 +23,7 @@ def mine(runtime: Runtime) -> Run:
     """The run in whose session this command was called. Raises `UsageError` outside any, `Refused` for a run that is over."""
     token = runtime.environment.token
     if token is None:
-        raise UsageError("no task was named, and this is not a session of one", "dispatchctl list; then name its ID")
+        raise UsageError("no task was named, and this is not a session of one", "dispatchctl list")
     run = runtime.store.run(token)
     if run.phase is not Phase.STARTED:
         raise Refused(

@@ -139,6 +139,15 @@ def test_unblock_answers_in_the_session(shared: Desk) -> None:
     assert (shared.task(task).status, shared.task(task).error) == (Status.DONE, None)
 
 
+def test_unblock_without_a_message_says_what_was_asked(shared: Desk) -> None:
+    task = shared.dispatched("Waits", "dispatchctl block -m 'which colour?'; read -r a; sleep 600")
+    eventually(lambda: shared.task(task).status is Status.BLOCKED)
+    said = shared.run("unblock", str(task))
+    assert (said.code, said.out) == (0, f"task {task} is in_progress\n")
+    assert "it had asked: which colour?\n" in said.err
+    assert said.err.endswith(f"  hint: dispatchctl send {task} 'ANSWER'\n")
+
+
 def test_unblock_without_a_session_makes_the_task_ready_and_tells_the_next_run(desk: Desk) -> None:
     seen = fake_agent(desk)
     task = desk.ended("Asked and left", "dispatchctl block -m which")

@@ -94,7 +94,7 @@ def test_ready_is_the_order_of_claims(shared: Desk, crowd: dict[str, int]) -> No
         ("held", "held: task FAILED is failed: dispatchctl retry FAILED"),
         ("deferred", "held: not before 2099-01-01T00:00:00.000Z"),
         ("draft", "backlog: a draft, which nobody starts (dispatchctl release ID)"),
-        ("blocked", "blocked: which one? (dispatchctl unblock ID)"),
+        ("blocked", "blocked: which one? (dispatchctl attach ID, or dispatchctl unblock ID -m 'ANSWER')"),
         ("review", "in_review: 1 file is not committed (dispatchctl approve ID)"),
         ("failed", "failed: exited with 7 (dispatchctl retry ID)"),
         ("runs", "in_progress"),
@@ -115,5 +115,13 @@ def test_ready_explains_each_reason(shared: Desk, crowd: dict[str, int], name: s
 def test_ready_explains_the_limit_on_runs(shared: Desk, crowd: dict[str, int]) -> None:
     [task] = shared.json("ready", str(crowd["soon"]), DISPATCHCTL_DISPATCH__MAX_RUNNING="1")["tasks"]
     ended = [event for event in shared.runtime.store.events() if event.kind in ("ended", "undone")]
-    assert task["why"] == "ready: next in line; 2 runs are open and the limit is 1", ended
-    assert task["held"] == "2 runs are open and the limit is 1"
+    full = "2 runs are open, 1 of them blocked and waiting for you, and the limit is 1"
+    assert task["why"] == f"ready: next in line; {full}: dispatchctl list --status blocked", ended
+    assert task["held"] == f"{full}: dispatchctl list --status blocked"
+    said = shared.run("dispatch", DISPATCHCTL_DISPATCH__MAX_RUNNING="1")
+    assert said.err == f"{full}\n  hint: dispatchctl list --status blocked\n"
+
+
+def test_since_speaks_of_the_past(shared: Desk) -> None:
+    said = shared.refused("history", "--since", "yesterday", says="'yesterday' is not a time")
+    assert "+2h" not in said.err

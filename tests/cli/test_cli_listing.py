@@ -85,8 +85,11 @@ def test_a_list_for_a_program_is_never_cut_and_one_for_a_person_says_so(desk: De
 
 def test_an_empty_list_says_so_to_a_person_alone(desk: Desk) -> None:
     desk.ok("init")
-    assert desk.run("list") == desk.run("ready")
-    assert desk.run("list").out == ""
+    assert (desk.run("list").out, desk.run("list").err) == ("", "")
+    ready = desk.run("ready")
+    assert (ready.out, ready.err) == ("", "nothing is ready\n  hint: dispatchctl ready --explain\n")
+    assert "TITLE" not in on_terminal(desk, "ready")[1]
+    assert desk.run("ready", "--explain").err == "nothing waits\n  hint: dispatchctl list\n"
     assert on_terminal(desk, "list")[1].endswith("there are no tasks\n")
     assert on_terminal(desk, "list", "--label", "x")[1].endswith("there are no such tasks\n")
 

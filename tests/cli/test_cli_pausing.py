@@ -41,11 +41,34 @@ def test_pausing_twice_and_unpausing_what_goes_on_say_so(desk: Desk) -> None:
     [first] = desk.json("pause", "-m", "again")["paused"]
     assert first["reason"] is None
     assert desk.ok("pause") == f"the queue has been paused since {first['at']}; nothing was changed\n"
+    again = desk.run("pause", "-m", "two days")
+    assert again.out == f"the queue has been paused since {first['at']}; nothing was changed\n"
+    assert again.err.endswith("\n  hint: dispatchctl unpause && dispatchctl pause -m 'two days'\n")
     said = desk.run("unpause", "--repo", ".")
     assert said.code == 0
     assert said.out == f"{desk.repo} is not paused; nothing was changed\n"
     assert said.err == f"the queue has been paused since {first['at']}\n  hint: dispatchctl unpause\n"
     assert desk.ok("unpause") == "the queue is not paused any more\n"
+
+
+def test_whoever_looks_at_the_queue_learns_of_a_pause(desk: Desk) -> None:
+    task, other = desk.add("T"), desk.world.repository("other")
+    [pause] = desk.json("pause", "-m", "lunch")["paused"]
+    why = f"the queue has been paused since {pause['at']} (lunch)"
+    listed = desk.run("list")
+    assert (listed.out.split("\t")[0], listed.err) == (str(task), f"{why}\n  hint: dispatchctl unpause\n")
+    assert desk.run("list", "-q").err == ""
+    assert f"\npaused      {why}: dispatchctl unpause\n" in desk.ok("stats")
+    assert desk.json("stats")["paused"] == [pause]
+    desk.ok("unpause")
+    desk.ok("pause", "--repo", str(other))
+    assert f"{other} has been paused since" in desk.run("list").err
+    assert desk.run("list", "--repo", ".").err == ""
+    assert desk.json("stats", "--repo", ".")["paused"] == []
+    for number in range(3):
+        desk.ok("pause", "--repo", str(desk.world.repository(f"more-{number}")))
+    assert desk.run("ready").err.count("has been paused since") == 3
+    assert "1 more repository is paused\n  hint: dispatchctl ready --explain\n" in desk.run("ready").err
 
 
 def test_one_repository_is_paused_also_when_it_is_gone(desk: Desk) -> None:
@@ -103,14 +126,17 @@ def test_the_limits_of_a_repository_and_of_an_agent_come_from_their_settings(des
     assert [int(line.split()[1]) for line in started.out.splitlines()] == [*here[:2], calm[0]]
     assert [task["id"] for task in foreseen] == [*here[:2], calm[0]]
     full = f"2 runs are open in {desk.repo} and its limit, dispatch.max_per_repo, is 2"
-    hint = f'set max_per_repo = 3 under [repositories."{desk.repo}".dispatch] in your settings file: dispatchctl config'
-    assert started.err == f"{full}\n  hint: {hint}\n"
+    hint = f"dispatchctl config dispatch.max_per_repo --repo {desk.repo}"
+    assert started.err == f"with these, {full}; 2 more are ready\n  hint: {hint}\n"
+    assert desk.ok(*hint.split()[1:]).split("\t")[:2] == ["dispatch.max_per_repo", "2"]
     busy = "1 run is open of agent calm and its limit, agents.calm.max_running, is 1"
     for words in (["dispatch"], ["dispatch", "--dry-run"]):
         assert refusal(desk, *words, str(here[2]), code=75) == (f"task {here[2]} was not started: {full}", hint)
         assert refusal(desk, *words, str(calm[1]), code=75)[0] == f"task {calm[1]} was not started: {busy}"
     why = {task["id"]: (task["held"], task["why"]) for task in desk.json("ready", "--explain")["tasks"]}
     assert why[here[2]] == (full, f"held: {full}")
+    listed = {task["id"]: task["held"] for task in desk.json("list")["tasks"]}
+    assert listed == {**dict.fromkeys([*here[:2], calm[0]]), here[2]: full, calm[1]: busy}
     assert why[calm[1]] == (busy, f"held: {busy}")
     with config.open("a") as file:
         file.write(f'[repositories."{desk.repo}".dispatch]\nmax_per_repo = 3\n')

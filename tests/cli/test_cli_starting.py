@@ -62,7 +62,7 @@ def test_dry_run_says_what_would_be_started_and_starts_nothing(desk: Desk) -> No
         assert ([task["id"] for task in answer["dispatched"]], answer["failed"]) == (tasks[:2], [])
         said = desk.run("dispatch", "--dry-run", "--max-running", "1")
         assert said.out.split("\t")[0] == str(tasks[0])
-        assert said.err.startswith("1 run is open and the limit is 1\n")
+        assert said.err.startswith("with these, 1 run is open and the limit is 1; 2 more are ready\n")
         several = desk.json("dispatch", "--dry-run", str(done), str(held), str(tasks[2]), code=1)
         assert [task["id"] for task in several["dispatched"]] == [tasks[2]]
         assert [(each["task"], each["status"]) for each in several["failed"]] == [(done, "cancelled"), (held, "ready")]
@@ -73,7 +73,10 @@ def test_the_limit_on_runs_holds_and_can_be_raised_for_once(desk: Desk) -> None:
     first, second, third = (desk.add(f"T{n}", "sleep 600") for n in range(3))
     said = desk.run("dispatch", DISPATCHCTL_DISPATCH__MAX_RUNNING="1")
     assert (said.code, len(said.out.splitlines())) == (0, 1)
-    assert "the limit is 1\n  hint: dispatchctl dispatch --max-running 2" in said.err
+    full = "1 run is open and the limit is 1"
+    assert said.err == f"with these, {full}; 2 more are ready\n  hint: dispatchctl dispatch --max-running 2\n"
+    again = desk.run("dispatch", DISPATCHCTL_DISPATCH__MAX_RUNNING="1")
+    assert again.err == f"{full}\n  hint: dispatchctl dispatch --max-running 2\n"
     assert desk.task(first).status is Status.IN_PROGRESS
     desk.refused("dispatch", str(second), "--max-running", "1", code=75, says="the limit is 1")
     several = desk.json("dispatch", str(second), str(third), "--max-running", "2", code=1)

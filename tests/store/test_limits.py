@@ -11,6 +11,7 @@ import pytest
 from dispatchctl.errors import QueueFull, Refused
 from dispatchctl.store import open_store
 from dispatchctl.store.protocol import Pause, Room, UnknownLimit
+from dispatchctl.store.room import BLOCKED
 from dispatchctl.task import Actor, Event, NewTask, Status
 from store.bench import SITUATIONS, Bench
 from store.crowd import LIMITS, at_once, claim_within
@@ -101,7 +102,7 @@ def test_a_full_repository_lets_the_others_pass(bench: Bench) -> None:
     says = "2 runs are open in /full and its limit, dispatch.max_per_repo, is 2"
     with pytest.raises(QueueFull, match=says) as error:
         bench.claim(room=room)
-    assert 'max_per_repo = 3 under [repositories."/full".dispatch]' in str(error.value.hint)
+    assert error.value.hint == "dispatchctl config dispatch.max_per_repo --repo /full"
     with pytest.raises(QueueFull, match=f"task {full[2]} was not started: {says}"):
         bench.claim(full[2], room=room)
     bench.start(bench.token(full[0]))
@@ -117,7 +118,34 @@ def test_a_full_agent_lets_the_others_pass(bench: Bench) -> None:
     says = "1 run is open of agent claude and its limit, agents.claude.max_running, is 1"
     with pytest.raises(QueueFull, match=says) as error:
         bench.claim(slow[1], room=room)
-    assert "max_running = 2 under [agents.claude]" in str(error.value.hint)
+    assert error.value.hint == "dispatchctl agents"
+
+
+def test_runs_that_wait_for_a_human_are_named_where_a_limit_keeps_the_rest(bench: Bench) -> None:
+    tasks = [bench.add(repo="/full", agent="claude") for _ in range(3)]
+    blocked = ", 1 of them blocked and waiting for you, and"
+    rooms = {
+        f"2 runs are open{blocked} the limit is 2": (Room(2), BLOCKED),
+        f"2 runs are open in /full{blocked} its limit, dispatch.max_per_repo, is 2": (
+            Room(0, {"/full": 2}),
+            f"{BLOCKED} --repo /full",
+        ),
+        f"2 runs are open of agent claude{blocked} its limit, agents.claude.max_running, is 2": (
+            Room(0, None, {"claude": 2}),
+            BLOCKED,
+        ),
+    }
+    for task in tasks[:2]:
+        bench.claim(task)
+        bench.start(bench.token(task))
+    bench.store.block(bench.token(tasks[0]), "which?", actor=Actor.AGENT, at=bench.now)
+    for says, (room, hint) in rooms.items():
+        with pytest.raises(QueueFull) as full:
+            bench.claim(room=room)
+        assert (full.value.message, full.value.hint) == (says, hint)
+    bench.store.unblock(tasks[0], note=None, at=bench.now)
+    with pytest.raises(QueueFull, match="2 runs are open and the limit is 2"):
+        bench.claim(room=Room(2))
 
 
 def test_the_limit_in_all_says_how_to_raise_it_for_once(bench: Bench) -> None:

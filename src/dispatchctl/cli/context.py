@@ -24,6 +24,8 @@ Config = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No story on stderr.", rich_help_panel="Global")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More story.", rich_help_panel="Global")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.", rich_help_panel="Global")]
+PAUSES_SHOWN = 3
+"""Paused repositories that are named of what may be many."""
 
 
 def _version(asked: bool) -> None:
@@ -110,9 +112,21 @@ class Cli:
         if self.as_json:
             held = lookout.held(self.runtime, tasks)
             self.output.json({"tasks": [shapes.task(task, held.get(task.id)) for task in tasks]})
-        else:
+        elif tasks:
             held, at = lookout.held_back(self.runtime, tasks), now()
             self.output.table(views.TASK_HEADS, (views.task_row(task, held.get(task.id), at) for task in tasks))
+
+    def say_paused(self, repo: str | None = None) -> None:
+        """Say what is paused, in all or of what concerns one repository: it explains why nothing is started."""
+        from dispatchctl.store.room import paused
+
+        pauses = [each for each in self.runtime.store.pauses() if repo is None or each.repo in ("", repo)]
+        for pause in pauses[:PAUSES_SHOWN]:
+            self.output.story(paused(pause).why, hint=paused(pause).hint)
+        if len(pauses) > PAUSES_SHOWN:
+            rest = len(pauses) - PAUSES_SHOWN
+            what = "1 more repository is" if rest == 1 else f"{rest} more repositories are"
+            self.output.story(f"{what} paused", hint="dispatchctl ready --explain")
 
 
 def undo_when_terminated() -> None:

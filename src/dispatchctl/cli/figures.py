@@ -24,8 +24,11 @@ def stats(
     many percent do not exceed. Tasks that were removed are not counted, nor is what prune has dropped of their history.
     """
     from dispatchctl import figures
+    from dispatchctl.cli.pausing import shape_of_pause
     from dispatchctl.cli.values import since_when
+    from dispatchctl.lookout import in_words
     from dispatchctl.render import figures as shown
+    from dispatchctl.store.room import paused
 
     if repo is not None:
         from dispatchctl import intake
@@ -33,8 +36,15 @@ def stats(
         repo = intake.repository(cli.runtime, repo)
     at = now()
     found = figures.stats(cli.runtime, figures.Wanted(since_when(since, at), repo, agent), at=at)
-    cli.output.answer("stats", shown.shape(found) if cli.as_json else None, shown.page(found))
-    if not cli.as_json and (found.agents or found.repos):
+    pauses = [each for each in cli.runtime.store.pauses() if repo is None or each.repo in ("", repo)]
+    if cli.as_json:
+        cli.output.json({"stats": shown.shape(found), "paused": [shape_of_pause(each) for each in pauses]})
+        return
+    for line in shown.page(found):
+        cli.output.line(line)
+    for each in pauses:
+        cli.output.line(f"paused      {in_words(paused(each))}")
+    if found.agents or found.repos:
         cli.output.line("")
         cli.output.table(shown.HEADS, (shown.row(each, found) for each in (*found.agents, *found.repos)))
 

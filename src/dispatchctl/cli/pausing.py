@@ -1,6 +1,7 @@
 """pause, unpause: keep new work from being started, and let it go on."""
 
 import os
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from dispatchctl.errors import DispatchctlError
 from dispatchctl.render.shapes import moment
 from dispatchctl.runtime import now
 from dispatchctl.store.protocol import Pause
-from dispatchctl.store.room import paused
+from dispatchctl.store.room import paused, repo_option
 
 Repo = Annotated[
     str | None, typer.Option("--repo", metavar="PATH", help="Only in this repository, not the whole queue.")
@@ -22,7 +23,7 @@ def pause(cli: Cli, repo: Repo = None, message: Reason = None) -> None:
     """Have nothing started until `unpause`, whoever dispatches: not from the whole queue, or not in one repository.
 
     Agents that run go on, and their ends are recorded; `cancel` ends one. Tasks can be added meanwhile. A pause stays after
-    a restart of anything. Pausing what is paused changes nothing.
+    a restart of anything. Pausing what is paused changes nothing, its reason neither.
     """
     from dispatchctl.intake import repository  # `unpause` does not need git
     from dispatchctl.sessions import checked_message
@@ -36,6 +37,10 @@ def pause(cli: Cli, repo: Repo = None, message: Reason = None) -> None:
         return
     already = [paused(each).why for each in store.pauses() if each.repo == where]
     _answer(cli, f"{'; '.join(already) or _name(where)}; nothing was changed")
+    if message:
+        option = repo_option(where)
+        again = f"dispatchctl unpause{option} && dispatchctl pause{option} -m {shlex.quote(message)}"
+        cli.output.story("it stays as it was, and the new reason was not kept; to replace it", hint=again)
 
 
 def unpause(cli: Cli, repo: Repo = None) -> None:

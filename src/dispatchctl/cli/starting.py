@@ -32,9 +32,12 @@ def start(runtime: Runtime, choice: Choice) -> Dispatched:
     """
     _ = runtime.store  # a database that is not there must not leave a directory of locks behind
     if len(choice.tasks) < 2:
-        return dispatching.dispatch(
+        done = dispatching.dispatch(
             runtime, choice.tasks, most=choice.most, labels=choice.labels, max_running=choice.max_running
         )
+        if done.full is not None and done.started:
+            done.full = _with_these(done.full, len(runtime.store.line(at=now(), labels=choice.labels)))
+        return done
     for task in choice.tasks:
         runtime.store.task(task)
     dispatching.check_tools(runtime)
@@ -48,6 +51,12 @@ def start(runtime: Runtime, choice: Choice) -> Dispatched:
             done.started += one.started
             done.failed += one.failed
     return done
+
+
+def _with_these(full: QueueFull, more: int) -> QueueFull:
+    """What keeps the rest, said by whoever has just started, or would start, some of those runs."""
+    rest = f"; {more} more {'is' if more == 1 else 'are'} ready" if more else ""
+    return QueueFull(f"{'' if full.paused else 'with these, '}{full.message}{rest}", full.hint, paused=full.paused)
 
 
 def foresee(runtime: Runtime, choice: Choice) -> Dispatched:
@@ -78,7 +87,8 @@ class _Foreseen:
     def best(self, choice: Choice) -> None:
         """What would be started without being named, until there is no more, no room, or as many as were asked for."""
         kept: tuple[str, str] | None = None
-        for id, repo, agent in self.runtime.store.line(at=now(), labels=choice.labels):
+        line = self.runtime.store.line(at=now(), labels=choice.labels)
+        for id, repo, agent in line:
             if choice.most is not None and len(self.done.started) + len(self.done.failed) >= choice.most:
                 return
             if id in self.strays:
@@ -93,7 +103,8 @@ class _Foreseen:
         if kept is not None:
             obstacle = self.occupied.everywhere(self.room) or self.obstacle(*kept)
             assert obstacle is not None, "nothing has ended meanwhile"
-            self.done.full = QueueFull(obstacle.why, obstacle.hint)
+            full, begun = obstacle.full(), len(self.done.started)
+            self.done.full = _with_these(full, len(line) - begun) if begun else full
 
     def refusal(self, task: Task) -> DispatchctlError | None:
         """Why the named task would not be claimed."""

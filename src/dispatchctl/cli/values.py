@@ -112,14 +112,20 @@ def moment(text: str | None) -> int | None:
 
 
 def since_when(text: str, at: int) -> int:
-    """A time in the past in milliseconds, given as one or as how long ago, with or without a sign; 0 is the beginning."""
+    """A time in the past in milliseconds, given as one or as how long ago, with or without a sign; 0 is the beginning.
+
+    Raises `UsageError`.
+    """
     bare = text.strip().lstrip("+-")
     if bare == "0":
         return 0
     try:
         return at - 1000 * parse_duration(bare)
     except UsageError:
-        return moment(text) or 0
+        try:
+            return moment(text) or 0
+        except UsageError as error:  # whose hint is for times to come
+            raise UsageError(error.message, 'write it like "2h" or "3d" (ago), or "2026-11-20T16:20"') from None
 
 
 def prompt_text(
@@ -168,5 +174,7 @@ def _edited(environment: Environment, draft: str) -> str:
     if code != 0:
         raise UsageError(f"the editor {editor!r} failed with {code}; nothing was changed", "export EDITOR=vi")
     if not text.strip():
-        raise UsageError(f"the editor {editor!r} left no text; nothing was changed", "dispatchctl add TITLE -p TEXT")
+        raise UsageError(
+            f"the editor {editor!r} left no text; nothing was changed", "dispatchctl add 'TITLE' -p 'PROMPT'"
+        )
     return text

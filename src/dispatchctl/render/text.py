@@ -27,10 +27,14 @@ class Cell:
 
 
 class Heads(NamedTuple):
-    """The heads of a table, and those of columns that a narrow terminal does not show, the first to go first."""
+    """The heads of a table, and those of columns that a narrow terminal does not show, the first to go first.
+
+    `wraps`: what has no room in the last column goes on below, where that of others is cut off.
+    """
 
     names: tuple[str, ...]
     give_way: tuple[str, ...] = ()
+    wraps: bool = False
 
 
 def visible(text: str) -> str:

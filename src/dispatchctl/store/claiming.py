@@ -8,7 +8,7 @@ goes from one repository and agent to the next and takes the first of each, so t
 from collections.abc import Collection
 from typing import Any
 
-from dispatchctl.errors import NoSuchTask, QueueFull, Refused
+from dispatchctl.errors import NoSuchTask, Refused
 from dispatchctl.store.ledger import Act
 from dispatchctl.store.limits import CLAIMABLE, HEAD, Limiting, allowed
 from dispatchctl.store.protocol import Claimant, Room
@@ -107,7 +107,7 @@ class Claiming(Limiting):
         if obstacle is not None:
             found = None if obstacle.for_all else self._elsewhere(occupied, room, where, values)
             if found is None:
-                raise QueueFull(obstacle.why, obstacle.hint)
+                raise obstacle.full()
             chosen = found
         return self._without_parents(chosen)
 

@@ -8,6 +8,7 @@ from dispatchctl.store.ledger import Ledger
 from dispatchctl.store.protocol import Pause
 from dispatchctl.store.room import Occupancy
 from dispatchctl.store.rows import having_labels
+from dispatchctl.task import Status
 
 CLAIMABLE = "status = 'ready' AND waits = 0 AND due = 1"
 """The condition of both indexes of what a claim could take, word for word."""
@@ -53,10 +54,13 @@ class Limiting(Ledger):
 
     def _occupied(self) -> Occupancy:
         """The same inside a transaction."""
-        repos, agents = Counter[str](), Counter[str]()
-        for repo, agent in self._database.rows(
-            "SELECT repo, agent FROM runs INDEXED BY runs_open WHERE phase <> 'closed'"
+        repos, agents, blocked = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
+        for repo, agent, status in self._database.rows(
+            """SELECT runs.repo, runs.agent, tasks.status FROM runs INDEXED BY runs_open
+               CROSS JOIN tasks ON tasks.id = runs.task WHERE runs.phase <> 'closed'"""
         ):
             repos[repo] += 1
             agents[agent] += 1
-        return Occupancy({pause.repo: pause for pause in self.pauses()}, repos, agents)
+            if status == Status.BLOCKED:
+                blocked[repo, agent] += 1
+        return Occupancy({pause.repo: pause for pause in self.pauses()}, repos, agents, blocked)

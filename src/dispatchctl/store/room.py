@@ -3,17 +3,16 @@
 Pure, so that the claim, which asks inside its transaction, and whoever explains or foresees a claim say the same.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from shlex import quote
 
 from dispatchctl.durations import format_time
 from dispatchctl.errors import QueueFull, Refused
 from dispatchctl.store.protocol import Pause, Room, UnknownLimit
 
-SETTINGS = "in your settings file: dispatchctl config"
+BLOCKED = "dispatchctl list --status blocked"
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,12 @@ class Obstacle:
     hint: str
     is_pause: bool = False
     for_all: bool = False
+    awaits_you: bool = False
+    """Whether runs that are in the way are blocked: what they wait for is a human, not the time."""
+
+    def full(self) -> QueueFull:
+        """The error for whoever named no task."""
+        return QueueFull(self.why, self.hint, paused=self.is_pause)
 
     def refusal_of(self, task: int) -> Refused | QueueFull:
         """The error for whoever named the task: a limit may be gone the next moment, a pause has to be taken away."""
@@ -33,11 +38,15 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """What is paused at one moment, by repository ('': the whole queue), and how many runs are open where, and of whom."""
+    """What is paused at one moment, by repository ('': the whole queue), and how many runs are open where, and of whom.
+
+    `blocked` counts those of them that wait for a human, by repository and agent.
+    """
 
     pauses: Mapping[str, Pause]
     repos: Counter[str]
     agents: Counter[str]
+    blocked: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def everywhere(self, room: Room) -> Obstacle | None:
         """What keeps every task from being started."""
@@ -46,8 +55,10 @@ class Occupancy:
         count = self.repos.total()
         if not room.in_all or count < room.in_all:
             return None
-        why = f"{_runs(count)} open and the limit is {room.in_all}"
-        return Obstacle(why, f"dispatchctl dispatch --max-running {count + 1}", for_all=True)
+        blocked = self.blocked.total()
+        why = f"{_open(count, blocked)} and the limit is {room.in_all}"
+        hint = BLOCKED if blocked else f"dispatchctl dispatch --max-running {count + 1}"
+        return Obstacle(why, hint, for_all=True, awaits_you=blocked > 0)
 
     def obstacle(self, room: Room, repo: str, agent: str) -> Obstacle | None:
         """What keeps a task of that repository and agent from being started, a pause before any limit.
@@ -68,7 +79,7 @@ class Occupancy:
 
     def with_one_more(self, repo: str, agent: str) -> "Occupancy":
         """As it would be with another open run."""
-        return Occupancy(self.pauses, self.repos + Counter([repo]), self.agents + Counter([agent]))
+        return Occupancy(self.pauses, self.repos + Counter([repo]), self.agents + Counter([agent]), self.blocked)
 
     def _full_repository(self, room: Room, repo: str) -> Obstacle | None:
         count = self.repos[repo]
@@ -79,16 +90,19 @@ class Occupancy:
         limit = room.in_repository[repo]
         if not limit or count < limit:
             return None
-        table = f"[repositories.{json.dumps(repo, ensure_ascii=False)}.dispatch]"
-        why = f"{_runs(count)} open in {repo} and its limit, dispatch.max_per_repo, is {limit}"
-        return Obstacle(why, f"set max_per_repo = {count + 1} under {table} {SETTINGS}")
+        blocked = sum(number for (where, _), number in self.blocked.items() if where == repo)
+        why = f"{_open(count, blocked, f' in {repo}')} and its limit, dispatch.max_per_repo, is {limit}"
+        option = f" --repo {quote(repo)}"
+        hint = f"{BLOCKED}{option}" if blocked else f"dispatchctl config dispatch.max_per_repo{option}"
+        return Obstacle(why, hint, awaits_you=blocked > 0)
 
     def _full_agent(self, room: Room, agent: str) -> Obstacle | None:
         count, limit = self.agents[agent], room.of_agent.get(agent, 0)
         if not limit or count < limit:
             return None
-        why = f"{_runs(count)} open of agent {agent} and its limit, agents.{agent}.max_running, is {limit}"
-        return Obstacle(why, f"set max_running = {count + 1} under [agents.{agent}] {SETTINGS}")
+        blocked = sum(number for (_, whose), number in self.blocked.items() if whose == agent)
+        why = f"{_open(count, blocked, f' of agent {agent}')} and its limit, agents.{agent}.max_running, is {limit}"
+        return Obstacle(why, BLOCKED if blocked else "dispatchctl agents", awaits_you=blocked > 0)
 
 
 def paused(pause: Pause) -> Obstacle:
@@ -103,5 +117,8 @@ def repo_option(repo: str) -> str:
     return f" --repo {quote(repo)}" if repo else ""
 
 
-def _runs(count: int) -> str:
-    return "1 run is" if count == 1 else f"{count} runs are"
+def _open(count: int, blocked: int, where: str = "") -> str:
+    """How many runs are open, and how many of them only a human can let go on."""
+    if count == 1:
+        return f"1 run is open{where}{', blocked and waiting for you,' if blocked else ''}"
+    return f"{count} runs are open{where}{f', {blocked} of them blocked and waiting for you,' if blocked else ''}"
