@@ -107,8 +107,12 @@ def test_work_survives_cancel_retry_rm_and_prune(desk: Desk) -> None:
     what = f"{run.worktree} holds what would be lost: 2 uncommitted files, 1 commit that no other branch has"
     is_error(desk.run("rm", str(task)), 4, [f"task {task} was not removed: {what}", f"dispatchctl rm {task} --force"])
     said = desk.run(*ALL)
-    assert (said.code, said.out) == (0, "")
-    assert f"task {task}, run {run.token} is kept: {what}\n  hint: dispatchctl prune --force\n" in said.err
+    by_force = "dispatchctl prune --older-than 0 --force"
+    assert said == Said(
+        0, f"task {task}, run {run.token} is kept: {what}\n", f"1 run is kept; it goes nevertheless by: {by_force}\n"
+    )
+    kept_still = desk.run(*ALL, "--json")
+    assert (kept_still.json["actions"][0]["reason"], kept_still.err) == (what, "")
     assert desk.ok("retry", str(task)) == f"task {task} is ready\n"
     said = desk.run("cancel", str(task))
     assert (said.code, said.out) == (0, f"task {task} is cancelled\n")
@@ -430,8 +434,8 @@ def test_of_two_prunes_at_once_each_run_is_cleared_once(desk: Desk) -> None:
 def test_of_two_branches_that_keep_each_others_commits_two_prunes_leave_one(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = desk.ended("First", "echo x > a; git add a; git commit -qm only")
-    second = desk.ended("Second", "exit 0", "--after", str(first))
+    first = desk.ended("First", "echo x > a; git add a; git commit -qm only; exit 3")
+    second = desk.ended("Second", "exit 3", "--base", desk.newest(first).branch)
     assert desk.world.git(desk.repo, "log", "--format=%s", "-1", desk.newest(second).branch) == "only"
     beside: list[subprocess.Popen[bytes]] = []
 
@@ -641,6 +645,43 @@ def test_a_branch_that_another_task_is_to_start_from_stays_even_by_force(desk: D
         )
     desk.world.git(desk.repo, "merge", "-q", run.branch)
     assert pruned(desk)[parent][0].ok
+
+
+def test_a_done_task_whose_work_its_base_does_not_have_is_kept_whatever_builds_on_it(desk: Desk) -> None:
+    parent = desk.ended("Parent", "echo x > a; git add a; git commit -qm a; git branch too; git tag too")
+    child = desk.ended("Child", "exit 0", "--after", str(parent))
+    assert desk.newest(child).base_commit == desk.world.git(desk.repo, "rev-parse", desk.newest(parent).branch)
+    how = f"not merged: dispatchctl merge {parent}"
+    for dry_run in (True, False):
+        found = pruned(desk, dry_run=dry_run)
+        assert [(each.kind, each.reason) for each in found[parent]] == [(Kind.KEEP, how)]
+        assert [each.kind for each in found[child]] == [Kind.CLEAR]
+    said = desk.run(*ALL)
+    assert said == Said(0, f"task {parent}, run {desk.newest(parent).token} is kept: {how}\n", "1 run is kept\n")
+    assert "status      done\n              " + how in desk.ok("show", str(parent))
+    assert [task["id"] for task in desk.json("list", "--unmerged")["tasks"]] == [parent]
+    desk.world.git(desk.repo, "merge", "-q", desk.newest(parent).branch)
+    assert "not merged" not in desk.ok("show", str(parent))
+    assert desk.json("list", "--unmerged")["tasks"] == []
+    assert pruned(desk)[parent][0].ok
+
+
+def test_what_is_in_no_base_goes_by_force_and_stays_if_the_base_has_gone(desk: Desk) -> None:
+    desk.world.git(desk.repo, "branch", "release")
+    task = desk.ended("Work", "git commit -q --allow-empty -m a; git branch too", "--base", "release")
+    desk.world.git(desk.repo, "branch", "-D", "release")
+    assert kept(desk, task) == f"not merged: dispatchctl merge {task}"
+    assert [each["id"] for each in desk.json("list", "--unmerged")["tasks"]] == [task]
+    assert pruned(desk, force=True, dry_run=True)[task][0].ok
+    assert pruned(desk, force=True)[task][0].ok
+
+
+def test_a_dry_run_says_what_the_run_does_where_two_branches_keep_each_others_commits(desk: Desk) -> None:
+    first = desk.ended("First", "git commit -q --allow-empty -m only; exit 3")
+    second = desk.ended("Second", "exit 3", "--base", desk.newest(first).branch)
+    foreseen = pruned(desk, dry_run=True)
+    assert [[each.kind for each in foreseen[task]] for task in (first, second)] == [[Kind.CLEAR], [Kind.KEEP]]
+    assert pruned(desk) == foreseen
 
 
 def test_a_retry_that_would_be_refused_removes_nothing(desk: Desk) -> None:

@@ -172,6 +172,12 @@ def test_a_base_that_has_moved_gets_a_merge_commit_that_names_the_task(stage: St
     assert stage.left(run) == []
 
 
+def test_a_merge_commit_says_what_the_agent_did(stage: Stage) -> None:
+    run = stage.ended(f"{WORK}; dispatchctl done -m 'did this'", title="Title")
+    stage.merge(run, no_ff=True)
+    assert stage.git("log", "-1", "--format=%B", "main") == f"Merge task {run.task}: Title\n\ndid this"
+
+
 def test_no_ff_makes_a_merge_commit_where_none_is_needed(stage: Stage) -> None:
     run = stage.ended()
     tip, base = stage.tip(run.branch), stage.tip()
@@ -185,7 +191,10 @@ def test_a_squash_is_one_commit_of_the_users_and_the_branchs_own_are_kept(stage:
     tip, base = stage.tip(run.branch), stage.commit() if moved else stage.tip()
     done = stage.merge(run, squash=True)
     assert done.how is How.SQUASH
-    assert stage.git("log", "-1", "--format=%P%n%an%n%cn%n%B", "main") == f"{base}\nAda\nAda\nTitle\n\ndid this"
+    assert stage.git("log", "-1", "--format=%P%n%an%n%cn%n%B", "main") == (
+        f"{base}\nAda\nAda\nTitle\n\ndid this\n\n- work\n- more\n\nTask: dispatchctl {run.task}"
+    )
+    assert stage.git("log", "-1", "--format=%(trailers:key=Task,valueonly)", "main") == f"dispatchctl {run.task}"
     assert stage.files()["work"] == "work\nmore"
     assert stage.is_clean()
     assert stage.left(run) == []
@@ -343,14 +352,31 @@ def test_a_conflict_names_its_files_and_changes_nothing(stage: Stage) -> None:
     stage.commit("ü\n-x")
     stage.refuses(run, "in conflict with main in README, ü\n-x", squash=True)
     hint = stage.refuses(run, "in conflict with main in README, ü\n-x").hint or ""
-    assert f"dispatchctl retry {run.task} -m" in hint
-    by_hand = hint.partition("yourself: ")[2]
-    subprocess.run(["sh", "-c", by_hand], env=stage.world.variables, check=False, capture_output=True)
+    subprocess.run(["sh", "-c", hint], env=stage.world.variables, check=False, capture_output=True)
     stage.refuses(run, "a merge that is not finished")
     at = Path(run.worktree)
     stage.git("checkout", "--ours", ".", at=at)
     stage.git("commit", "-qam", "resolved", at=at)
     assert stage.merge(run).how is How.FAST_FORWARD
+
+
+def test_an_agent_that_takes_a_message_is_asked_to_resolve_and_to_commit(stage: Stage) -> None:
+    run = stage.ended(SAME, review=True)
+    stage.commit("README")
+    stage.runtime.store.edit(run.task, {"agent": "claude"}, None, at=now())
+    ask = "merge main into your branch and resolve the conflicts"
+    assert stage.refuses(run, "in conflict").hint == f"dispatchctl retry {run.task} -m '{ask}'"
+    Path(run.worktree, "new").write_text("x")
+    assert stage.refuses(run, "task.uncommitted").hint == f"dispatchctl reject {run.task} -m 'commit your work'"
+
+
+def test_what_is_not_committed_is_committed_by_the_hint(stage: Stage) -> None:
+    run = stage.ended(f"{WORK}; echo x >> README; echo new > new", title="It's done")
+    hint = stage.refuses(run, 'task.uncommitted = "commit"').hint
+    subprocess.run(["sh", "-c", str(hint)], env=stage.world.variables, check=True, capture_output=True)
+    stage.merge(run)
+    assert stage.files() == {"README": "hello\nx", "new": "new", "work": "work"}
+    assert stage.git("log", "-1", "--format=%s") == "It's done"
 
 
 @pytest.mark.parametrize(
@@ -473,7 +499,19 @@ def test_a_base_that_is_no_local_branch_is_refused(stage: Stage, base: str, says
     run = stage.ended()
     stage.runtime.store.edit(run.task, {"base": base}, None, at=now())
     refusal = stage.refuses(run, f"{says}, not a local branch")
-    assert refusal.hint == f"dispatchctl edit {run.task} --base BRANCH"
+    assert refusal.hint == f"dispatchctl edit {run.task} --base main"
+
+
+def test_the_base_of_a_hint_is_the_repositorys_main_branch_or_none(stage: Stage) -> None:
+    run = stage.ended()
+    stage.runtime.store.edit(run.task, {"base": stage.tip()}, None, at=now())
+    stage.git("branch", "trunk")
+    stage.git("checkout", "-q", "--detach")
+    assert stage.refuses(run, "is a commit").hint == f"dispatchctl edit {run.task} --base main"
+    stage.git("branch", "-D", "main")
+    assert stage.refuses(run, "is a commit").hint == f"git -C {stage.repo} branch --all"
+    stage.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk")
+    assert stage.refuses(run, "is a commit").hint == f"dispatchctl edit {run.task} --base trunk"
 
 
 def test_its_own_branch_is_no_base(stage: Stage) -> None:

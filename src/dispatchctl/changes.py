@@ -46,10 +46,15 @@ def _same(one: Run, other: Run) -> bool:
 
 @contextmanager
 def difference(runtime: Runtime, number: int) -> Iterator[tuple[Run, Difference]]:
-    """What the newest run that left a worktree or a branch has changed since its base commit; nothing is touched."""
+    """What the newest run that left a worktree or a branch, or was merged, has changed since its base commit; nothing is
+    touched."""
     task = runtime.store.task(number)
     for place in _places(runtime, task):
         _check_repository(runtime, place)
+        merged = _merged(runtime, task, place)
+        if merged is not None:
+            yield place, merged
+            return
         found = runtime.git.find(place)
         if place.base_commit and (found.tip or (found.own and found.files)):
             pager = runtime.environment.inherited.get("GIT_PAGER")
@@ -57,6 +62,35 @@ def difference(runtime: Runtime, number: int) -> Iterator[tuple[Run, Difference]
                 yield place, seen
             return
     raise _nothing_left(runtime, task)
+
+
+def squash_trailer(task: int) -> str:
+    """The last line of a commit that holds all of a task's work."""
+    return f"Task: dispatchctl {task}"
+
+
+def _merged(runtime: Runtime, task: Task, place: Run) -> Difference | None:
+    """What was merged, if the task's newest run was and its branch has gone; None also if that commit is gone too.
+
+    A merge commit or a squash of ours has brought in what it differs by from the base before it. Otherwise the commits
+    themselves are in the base, or, where somebody else has squashed them, with a rescue ref.
+    """
+    run, git = task.run, runtime.git
+    if run is None or run.merged is None or run.token != place.token or git.find(place):
+        return None
+    if not git.is_commit(run.repo, run.merged):
+        return None
+    pager = runtime.environment.inherited.get("GIT_PAGER")
+    base, commit = place.base_commit, run.merged
+    message, parents = git.message(run.repo, commit), git.parents(run.repo, commit)
+    squash = len(parents) == 1 and message.rstrip().endswith(f"\n{squash_trailer(task.id)}")
+    if squash or (len(parents) == 2 and message.startswith(f"Merge task {task.id}: ")):
+        base = parents[0]
+    else:
+        commit = git.rescued(run) or commit
+    if base is None or not git.is_commit(run.repo, base):
+        return None
+    return git.difference_of(run.repo, base, commit, pager=pager)
 
 
 def _nothing_left(runtime: Runtime, task: Task) -> Refused:

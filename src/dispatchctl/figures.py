@@ -18,6 +18,8 @@ from dispatchctl.task import Outcome, Report, Status
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 DEFAULT_WINDOW = "7d"
+COULD_NOT_START = "could not start"
+"""Not said of a launch that was undone because the task has to wait for others."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Stats:
-    """The figures of a window from `since` to `until`: what was asked for, or as far back as there are events."""
+    """The figures of a window from `since` to `until`: what was asked for, or as far back as there are events.
+
+    `dropped` counts what got done at a time of which the history is not kept; of everything, not of one agent.
+    """
 
     since: int
     until: int
     everything: Share
     agents: tuple[Share, ...]
     repos: tuple[Share, ...]
+    dropped: int = 0
 
     @property
     def length(self) -> int:
@@ -105,7 +111,7 @@ def cause(outcome: str, report: str | None, exit_code: int | None, signal: int |
         case Outcome.LOST:
             return "lost"
         case Outcome.ROLLED_BACK:
-            return None if report == Report.DONE else "could not start"
+            return None if report == Report.DONE else COULD_NOT_START
         case Outcome.CANCELLED:
             return None
 
@@ -176,6 +182,7 @@ def counted(standings: Standings, happened: Happened, wanted: Wanted, limits: Li
         _share("all", None, limits.in_all, rows),
         tuple(_share("agent", name, limits.agents.get(name, 0), of) for name, of in rows.by(0).items()),
         tuple(_share("repository", name, limits.repos.get(name, 0), of) for name, of in rows.by(1).items()),
+        happened.dropped if wanted.agent is None and wanted.repo is None else 0,
     )
 
 
@@ -189,6 +196,8 @@ def _share(kind: str, name: str | None, limit: int, rows: _Rows) -> Share:
         why = cause(*end)
         if why is not None:
             failures[why] += count
+    failures[COULD_NOT_START] -= sum(each.waited for each in rows.spent)
+    failures = +failures
     return Share(
         kind,
         name,

@@ -12,13 +12,13 @@ from enum import StrEnum
 from shlex import quote
 
 from dispatchctl import clearing
-from dispatchctl.changes import place_of
+from dispatchctl.changes import place_of, squash_trailer
 from dispatchctl.errors import Busy, DispatchctlError, Refused
 from dispatchctl.faults import effect
 from dispatchctl.launch import undisturbed
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.task import Phase, Run, Status, Task
-from dispatchctl.worktrees import Conflict, Found, LocalBranch
+from dispatchctl.worktrees import Conflict, Found, LocalBranch, Losses
 
 NOTING_INTENT = effect("keep what is to be merged")
 MOVING_BASE = effect("move the base")
@@ -27,6 +27,10 @@ KEEPING_COMMITS = effect("keep the commits that were squashed")
 
 NAMED = 5
 """Files in conflict that are named; the rest are counted."""
+LISTED = 50
+"""Commits whose subjects a squash lists."""
+SHELL = "shell"
+"""The agent that takes no message."""
 
 
 class How(StrEnum):
@@ -136,10 +140,7 @@ def work_of(runtime: Runtime, task: Task, place: Run) -> Work:
     losses = git.weigh(place, found)
     left_out = replace(losses, commits=0, elsewhere=(), missing=None).named(place.branch)
     if left_out:
-        raise Refused(
-            f"{not_merged}: {place.worktree} holds what is not in its branch: {', '.join(left_out)}",
-            f"git -C {there} status",
-        )
+        raise _left_out(task, losses, there, f"{place.worktree} holds what is not in its branch: {', '.join(left_out)}")
     if git.head_beyond(place, found):
         raise Refused(
             f"{not_merged}: {place.worktree} has commits checked out that are not in its branch {place.branch}",
@@ -147,13 +148,32 @@ def work_of(runtime: Runtime, task: Task, place: Run) -> Work:
         )
     base = git.local_branch(place.repo, task.base)
     if not isinstance(base, LocalBranch):
-        raise Refused(
-            f"{not_merged}: its base {task.base} is {base}, not a local branch",
-            f"dispatchctl edit {task.id} --base BRANCH",
-        )
+        raise Refused(f"{not_merged}: its base {task.base} is {base}, not a local branch", _other_base(runtime, place))
     if base.name == place.branch:
-        raise Refused(f"{not_merged}: its base is its own branch", f"dispatchctl edit {task.id} --base BRANCH")
+        raise Refused(f"{not_merged}: its base is its own branch", _other_base(runtime, place))
     return Work(task, place, found.tip, base)
+
+
+def _left_out(task: Task, losses: Losses, there: str, what: str) -> Refused:
+    """The refusal of a worktree that holds more than its branch; uncommitted files alone can be committed by a command."""
+    if losses.unfinished or losses.beyond:
+        return Refused(f"task {task.id} was not merged: {what}", f"git -C {there} status")
+    hint = f"git -C {there} add -A && git -C {there} commit -m {quote(task.title)}"
+    if task.status is Status.IN_REVIEW and task.agent != SHELL:
+        hint = f"dispatchctl reject {task.id} -m 'commit your work'"
+    return Refused(
+        f'task {task.id} was not merged: {what}; the setting task.uncommitted = "commit" has such files committed when an'
+        " agent ends",
+        hint,
+    )
+
+
+def _other_base(runtime: Runtime, place: Run) -> str:
+    """What has the task merged into a branch that there is."""
+    branch = runtime.git.main_branch(place.repo, besides=place.branch)
+    if branch is None:
+        return f"git -C {quote(place.repo)} branch --all"
+    return f"dispatchctl edit {place.task} --base {quote(branch)}"
 
 
 def _merge(runtime: Runtime, work: Work, wish: Wish) -> Merged:
@@ -213,22 +233,37 @@ def _result(runtime: Runtime, work: Work, wish: Wish) -> tuple[How, str]:
             "git config --global user.name NAME && git config --global user.email ADDRESS",
         )
     parents = [base.tip] if wish.squash else [base.tip, work.tip]
-    message = _squash_message(work.task) if wish.squash else f"Merge task {work.task.id}: {work.task.title}\n"
+    message = _squash_message(runtime, work) if wish.squash else _merge_message(work.task)
     return (How.SQUASH if wish.squash else How.MERGE), git.make_commit(repo, tree, parents, message, given)
 
 
-def _squash_message(task: Task) -> str:
-    return f"{task.title}\n\n{task.result.strip()}\n" if task.result and task.result.strip() else f"{task.title}\n"
+def _merge_message(task: Task) -> str:
+    return "\n\n".join([f"Merge task {task.id}: {task.title}", *_result_of(task)]) + "\n"
+
+
+def _squash_message(runtime: Runtime, work: Work) -> str:
+    """The title, the agent's result, the subjects of the commits that it stands for, and whose work it is, as a trailer."""
+    task = work.task
+    subjects = runtime.git.subjects(work.place.repo, work.base.tip, work.tip)
+    listed = [f"- {each}" for each in subjects[:LISTED]]
+    if len(subjects) > LISTED:
+        listed.append(f"- and {len(subjects) - LISTED} more")
+    parts = [task.title, *_result_of(task), "\n".join(listed), squash_trailer(task.id)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _result_of(task: Task) -> list[str]:
+    return [task.result.strip()] if task.result and task.result.strip() else []
 
 
 def _conflict(work: Work, conflict: Conflict) -> Refused:
     task, base = work.task, work.base.name
     more = f" and {len(conflict.paths) - NAMED} more" if len(conflict.paths) > NAMED else ""
-    ask = f"merge {base} into your branch and resolve the conflicts"
+    ask = quote(f"merge {base} into your branch and resolve the conflicts")
+    by_hand = f"git -C {quote(work.place.worktree)} merge {quote(base)}"
     return Refused(
         f"task {task.id} was not merged: it is in conflict with {base} in {', '.join(conflict.paths[:NAMED])}{more}",
-        f"dispatchctl retry {task.id} -m {quote(ask)}; or yourself: "
-        f"git -C {quote(work.place.worktree)} merge {quote(base)}",
+        by_hand if task.agent == SHELL else f"dispatchctl retry {task.id} -m {ask}",
     )
 
 

@@ -1,7 +1,8 @@
 """Clearing away what finished tasks left: worktrees, branches, panes and run directories. Rows stay, and events unless asked.
 
 A task is finished when it is done, failed or cancelled and all its runs are closed. Work that would be lost is kept and
-named, and so is the branch that a task which is still to run would start from.
+named, and so is what a done task has committed and its base has not, and the branch that a task which is still to run would
+start from.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dispatchctl import clearing
+from dispatchctl.changes import place_of
 from dispatchctl.clearing import Obstacle
 from dispatchctl.durations import format_time
 from dispatchctl.errors import DispatchctlError, NoSuchTask
 from dispatchctl.runtime import Runtime, now
 from dispatchctl.snapshot import Server
 from dispatchctl.store.counted import Forgettable
-from dispatchctl.task import FINISHED, Actor, Phase, Run, Task
+from dispatchctl.task import FINISHED, Actor, Phase, Run, Status, Task
+from dispatchctl.unmerged import has_unmerged, how_to_merge
 
 BATCH = 300
 """Events that are dropped in one transaction, or as many as one task has."""
@@ -33,7 +36,7 @@ class Kind(StrEnum):
 class Pruned:
     """What became of one run, why, and what was said of it meanwhile; without a run, of a task's events.
 
-    `failed` says that it could not be told or done, not that there is work in it.
+    `failed` says that it could not be told or done, not that there is work in it; `forcible` that by force a ref keeps it.
     """
 
     kind: Kind
@@ -42,6 +45,7 @@ class Pruned:
     why: str
     hint: str | None = None
     failed: bool = False
+    forcible: bool = False
     said: tuple[str, ...] = ()
 
     @property
@@ -71,9 +75,10 @@ def prune(runtime: Runtime, wish: Wish, *, tell: Callable[[str], None]) -> Itera
     """
     kept = runtime.store.kept_runs(closed_before=wish.closed_before)
     servers = clearing.look_at(runtime, kept)
+    pruning = _Pruning(runtime, wish, servers, tell, {})
     for task in dict.fromkeys(run.task for run in kept):
         try:
-            yield from _Pruning(runtime, wish, servers, tell).task(task)
+            yield from pruning.task(task)
         except NoSuchTask:
             continue  # removed meanwhile
 
@@ -118,6 +123,8 @@ class _Pruning:
     wish: Wish
     servers: dict[str, Server]
     tell: Callable[[str], None]
+    going: dict[str, set[str]]
+    """The branches, by repository, that a dry run has said would go: what only they have too would be lost with the next."""
 
     def task(self, number: int) -> Iterator[Pruned]:
         """What becomes of each run of the task; nothing of one that is not finished, or not for long enough."""
@@ -139,13 +146,16 @@ class _Pruning:
 
     def _place(self, task: Task, place: Run, left: Sequence[Run]) -> Iterator[Pruned]:
         """Clear a worktree and branch, then what else its runs left."""
+        going = self.going.setdefault(place.repo, set())
         found = self._obstacle(task, place, left)
         if found is None and self.wish.dry_run:
-            found = clearing.obstacle(self.runtime, place)
+            found = clearing.obstacle(self.runtime, place, going)
         if found and not (self.wish.force and found.rescuable):
             yield self._keep(place, found)
             return
         if self.wish.dry_run:
+            if place.owns_branch:
+                going.add(place.branch)
             there = clearing.is_there(self.runtime, place)
             for run in left:
                 if (there and run.token == place.token) or clearing.has_rest(run, self.servers):
@@ -169,7 +179,7 @@ class _Pruning:
         return f"it is {task.status}" + (f"; a rescue ref is to keep its work: {found.reason}" if found else "")
 
     def _keep(self, run: Run, found: Obstacle) -> Pruned:
-        return Pruned(Kind.KEEP, run.task, run.token, found.reason, found.hint or "dispatchctl prune --force")
+        return Pruned(Kind.KEEP, run.task, run.token, found.reason, found.hint, forcible=found.rescuable)
 
     def _obstacle(self, task: Task, place: Run, left: Sequence[Run]) -> Obstacle | None:
         """What keeps the runs of this place from being cleared, but for what is in their worktree."""
@@ -183,4 +193,13 @@ class _Pruning:
         if clearing.repository_of(runtime, place) is None:
             gone = Obstacle(f"its repository {place.repo} is not there, nor can its branch be seen", rescuable=True)
             return clearing.obstacle(runtime, place) or gone
-        return clearing.needed(runtime, task, place)
+        return clearing.needed(runtime, task, place) or self._unmerged(task, place)
+
+    def _unmerged(self, task: Task, place: Run) -> Obstacle | None:
+        """Of a done task, that the base has not its work: only there is it safe from what becomes of other branches."""
+        if self.wish.force or task.status is not Status.DONE or task.run is None:
+            return None
+        newest = place_of(self.runtime, task)
+        if newest.token != place.token or not has_unmerged(self.runtime, task, newest):
+            return None
+        return Obstacle(how_to_merge(task.id))

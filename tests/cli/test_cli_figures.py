@@ -57,10 +57,12 @@ def test_stats_of_a_window_a_repository_and_an_agent(shared: Desk, crowd: dict[s
 
 def test_stats_are_read_by_people(shared: Desk, crowd: dict[str, int]) -> None:
     lines = shared.ok("stats").splitlines()
-    assert any(line.startswith("failures    1 exit code 7; 4 runs ended") for line in lines)
+    assert any(line.startswith("failures    1 × exit code 7; 4 runs ended") for line in lines)
     assert any(line.startswith(f"oldest      task {crowd['late']} has been ready for ") for line in lines)
     assert any(line.startswith("open runs   2 of at most 8") for line in lines)
     rows = [line.split("\t") for line in lines if "\t" in line]
+    assert [row[4] for row in rows] == ["", ""], "no rate of a day before there was one"
+    assert shared.json("stats")["stats"]["all"]["done_per_day"] is None
     assert [(row[0], row[-1]) for row in rows] == [("agent", "shell"), ("repository", str(shared.repo))]
     shared.refused("stats", "--since", "yesterday", says="'yesterday' is not a time")
 
@@ -165,6 +167,17 @@ def test_prune_drops_the_history_of_finished_tasks_only_if_asked(desk: Desk) -> 
     assert action["task"] == second
     assert desk.json("history", str(kept))["events"][0]["kind"] == "added"
     assert "all is well" in desk.ok("doctor")
+
+
+def test_stats_say_that_history_was_dropped(desk: Desk) -> None:
+    for title in ("First", "Second"):
+        desk.ended(title)
+    assert "dropped" not in desk.ok("stats")
+    desk.ok("prune", "--keep-tasks", "0")
+    assert "done        0: 0 an hour; of 2 more the history was dropped" in desk.ok("stats")
+    desk.ended("Third")
+    assert "; of 2 more the history was dropped" in desk.ok("stats", "--since", "0")
+    assert "dropped" not in desk.ok("stats", "--since", "now")
 
 
 def test_a_removed_task_is_forgotten_whole(desk: Desk) -> None:

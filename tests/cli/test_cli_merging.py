@@ -132,15 +132,32 @@ def test_a_running_agents_changes_are_shown(shared: Desk) -> None:
 def test_what_is_gone_is_said_with_a_hint(shared: Desk) -> None:
     task = shared.add("Never")
     is_error(shared.run("diff", str(task)), 4, [f"task {task} has not run yet", f"dispatchctl dispatch {task}"])
-    task = shared.ended("Merged", "echo m > m; git add m; git commit -qm m")
-    base = shared.newest(task).base_commit
-    shared.ok("merge", str(task), "--squash")
-    merged = shared.world.git(shared.repo, "rev-parse", "main")
-    hint = f"git -C {shared.repo} diff {base} {merged}"
-    is_error(shared.run("diff", str(task)), 4, [f"task {task} was merged into main as {merged[:10]}", hint])
     task = shared.ended("Cleared", "exit 3")
     shared.ok("cancel", str(task))
     is_error(shared.run("diff", str(task), "--json"), 4, [f"task {task} has neither a worktree nor a branch any more"])
+
+
+@pytest.mark.parametrize("how", ["", "--no-ff", "--squash", "by hand"])
+@pytest.mark.parametrize("moved", [False, True], ids=["in place", "moved"])
+def test_of_a_merged_task_what_was_merged_is_shown(desk: Desk, how: str, moved: bool) -> None:
+    work = "echo m > m; git add m; git commit -qm m; echo n > n; git add n; git commit -qm n"
+    task = desk.ended("Merged", work)
+    if moved:
+        (desk.repo / "other").write_text("x")
+        desk.world.git(desk.repo, "add", "other")
+        desk.world.git(desk.repo, "commit", "-qm", "other")
+    if how == "by hand":
+        desk.world.git(desk.repo, "merge", "-q", "--squash", desk.newest(task).branch)
+        desk.world.git(desk.repo, "commit", "-qm", "squashed")
+        how = ""
+    before = desk.ok("diff", str(task))
+    desk.ok("merge", str(task), *how.split())
+    (desk.repo / "later").write_text("x")
+    desk.world.git(desk.repo, "add", "later")
+    desk.world.git(desk.repo, "commit", "-qm", "later")
+    assert desk.ok("diff", str(task)) == before
+    seen = desk.json("diff", str(task))["diff"]
+    assert (seen["source"], [file["path"] for file in seen["files"]]) == ("merged", ["m", "n"])
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(shared: Desk) -> None:
@@ -190,7 +207,9 @@ def test_a_merge_says_what_was_done_and_that_the_checkout_went_along(desk: Desk)
 
 def test_refusals_have_their_codes(desk: Desk) -> None:
     task = desk.ended("Work", WORK)
-    desk.refused("merge", str(task), code=4, says=["holds what is not in its branch: 3 uncommitted files", "status"])
+    desk.refused(
+        "merge", str(task), code=4, says=["holds what is not in its branch: 3 uncommitted files", "add -A && git"]
+    )
     desk.refused("merge", str(task), "--pr", code=4, says="holds what is not in its branch")
     desk.refused("merge", "99", code=3)
     desk.refused("merge", str(task), "--pr", "--squash", code=2)

@@ -8,10 +8,9 @@ import typer
 
 from dispatchctl.cli.context import Cli
 from dispatchctl.cli.values import Id, Ids, OptionalId, Whole, seconds, since_when, split
-from dispatchctl.errors import ExitCode, UsageError
+from dispatchctl.errors import DispatchctlError, ExitCode, UsageError
 from dispatchctl.render.output import write
 from dispatchctl.runtime import now
-from dispatchctl.store.room import paused
 from dispatchctl.task import Event, Status, Task
 
 OK_STATUSES = frozenset({Status.DONE, Status.IN_REVIEW})
@@ -26,7 +25,7 @@ def _statuses(words: list[str] | None) -> list[Status]:
     found = []
     for word in split(words):
         if word not in list(Status):
-            raise UsageError(f"there is no status {word!r}", f"--status {'|'.join(Status)}")
+            raise UsageError(f"there is no status {word!r}: there are {', '.join(Status)}", "dispatchctl list")
         found.append(Status(word))
     return found
 
@@ -47,6 +46,9 @@ def list_tasks(
             help=f"At most so many; 0 is all. On a terminal: {ON_A_SCREEN}.",
         ),
     ] = None,
+    unmerged: Annotated[
+        bool, typer.Option("--unmerged", help="Done or in review, with commits that are not in their base; asks git.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again whenever something changes.")] = False,
 ) -> None:
     """List tasks: what needs you first, then what runs, what waits, and what is finished, newest first.
@@ -63,6 +65,12 @@ def list_tasks(
 
     def found() -> list[Task]:
         """The tasks, and one more than asked for if there are more."""
+        if unmerged:
+            from dispatchctl.unmerged import MERGEABLE, all_unmerged  # git's half, which other lists do without
+
+            chosen = [each for each in MERGEABLE if each in (statuses or MERGEABLE)]
+            asked = cli.runtime.store.tasks(status=chosen, labels=labels, repo=repo) if chosen else []
+            return all_unmerged(cli.runtime, asked)[: most + 1 if most else None]
         return cli.runtime.store.tasks(status=statuses, labels=labels, repo=repo, limit=most + 1 if most else 0)
 
     if watch:
@@ -72,7 +80,8 @@ def list_tasks(
     if most and len(tasks) > most and limit is None:
         cli.output.story(f"only {most} are shown; all of them: dispatchctl list --limit 0")
     if not tasks and screen:
-        cli.output.story("there are no such tasks" if statuses or labels or repo else "there are no tasks")
+        cli.output.story("there are no such tasks" if statuses or labels or repo or unmerged else "there are no tasks")
+    cli.say_paused(repo)
 
 
 def _keep_drawing(cli: Cli, found: Callable[[], list[Task]]) -> NoReturn:
@@ -88,8 +97,13 @@ def _keep_drawing(cli: Cli, found: Callable[[], list[Task]]) -> NoReturn:
             seen, drawn_at = version, time.monotonic()
             if clear:
                 write("\x1b[H\x1b[2J")
-            cli.list_tasks(found())
+            tasks = found()
+            cli.list_tasks(tasks)
             write("")
+            if clear and not tasks:
+                cli.output.story("there are no such tasks")
+            if clear:
+                cli.say_paused()
         time.sleep(0.2)
 
 
@@ -103,8 +117,14 @@ def show(cli: Cli, id: Id) -> None:
     if cli.as_json:
         cli.output.json({"task": cli.shape(task)})
         return
+    from dispatchctl import unmerged  # git's half of the program, which other commands do without
+
     held = lookout.held(cli.runtime, [task]).get(id)
-    for line in views.task_page(task, store.runs(id), held, now()):
+    try:
+        how = unmerged.how_to_merge(id) if unmerged.is_unmerged(cli.runtime, task) else None
+    except DispatchctlError as error:
+        how = f"whether it is merged cannot be told: {error.message}"
+    for line in views.task_page(task, store.runs(id), held, now(), unmerged=how):
         cli.output.line(line)
 
 
@@ -197,9 +217,11 @@ def ready(
         )
         return
     most = ON_A_SCREEN if limit is None else limit
-    cli.list_tasks(store.claimable(at=now(), limit=most, labels=split(label)))
-    for pause in store.pauses():
-        cli.output.story(paused(pause).why, hint=paused(pause).hint)
+    tasks = store.claimable(at=now(), limit=most, labels=split(label))
+    cli.list_tasks(tasks)
+    if not tasks and not store.pauses():
+        cli.output.story("nothing is ready", hint="dispatchctl ready --explain")
+    cli.say_paused()
 
 
 def _explain(cli: Cli, tasks: list[Task]) -> None:
@@ -211,6 +233,9 @@ def _explain(cli: Cli, tasks: list[Task]) -> None:
     if cli.as_json:
         held = lookout.held(cli.runtime, tasks)
         cli.output.json({"tasks": [{**shapes.task(task, held.get(task.id)), "why": why[task.id]} for task in tasks]})
+        return
+    if not tasks:
+        cli.output.story("nothing waits", hint="dispatchctl list")
         return
     rows = ((Cell(str(task.id)), Cell(task.title), Cell(why[task.id])) for task in tasks)
     cli.output.table(views.WHY_HEADS, rows)

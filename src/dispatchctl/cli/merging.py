@@ -26,7 +26,8 @@ def diff(
     """Show what the task's newest run has changed since the commit from which it started.
 
     That is committed, uncommitted and untracked files, but for ignored ones, in its worktree or, if that is gone, on its
-    branch. On a terminal git shows it, in colour and through your pager. No diff driver and no text conversion is run.
+    branch; or, if that is gone too, what was merged. On a terminal git shows it, in colour and through your pager. No diff
+    driver and no text conversion is run.
     """
     from dispatchctl import changes  # git's half of the program, which other commands do without
 
@@ -58,7 +59,7 @@ def shape(run: "Run", seen: "Difference", files: "Sequence[FileChange]", patch: 
         "task": run.task,
         "run": run.token,
         "base_commit": seen.base,
-        "source": "worktree" if seen.of_worktree else "branch",
+        "source": seen.source,
         "files": [shape_of_file(file) for file in files],
         "patch": None if patch is None else patch.decode("utf-8", "surrogateescape"),
     }

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from dispatchctl.cli.values import Id, Message, TaskNumber, Whole, split
 from dispatchctl.durations import parse_duration
 from dispatchctl.errors import ExitCode, Unavailable, UsageError
 from dispatchctl.task import Status
+
+if TYPE_CHECKING:
+    from dispatchctl.prune import Pruned
 
 SHOWN = 20
 """Tasks that are named of what there may be thousands of."""
@@ -43,7 +47,8 @@ def dispatch(
     choice = starting.Choice(list(dict.fromkeys(ids or ()))[:most], most, split(label), max_running)
     if choice.tasks and choice.labels:
         raise UsageError(
-            "--label chooses among all tasks, and here they are named", "dispatchctl dispatch --label NAME"
+            "--label chooses among all tasks, and here they are named",
+            f"dispatchctl dispatch --label {shlex.quote(','.join(choice.labels))}",
         )
     undo_when_terminated()
     done = starting.foresee(cli.runtime, choice) if dry_run else starting.start(cli.runtime, choice)
@@ -199,8 +204,8 @@ def prune(
     """Clear away worktrees, branches, windows and run directories of finished tasks; quiet when there are none.
 
     Finished is done, failed or cancelled, for a week if --older-than does not say otherwise. The tasks stay. What would be
-    lost is kept and named, with exit code 0; with --force a ref keeps it, and the way to get it back is shown. Exit code 1 if
-    something could not be told or done.
+    lost is kept and named, with exit code 0, and so is what a done task has committed and its base does not have; with --force
+    a ref keeps what would be lost, and the way to get it back is shown. Exit code 1 if something could not be told or done.
 
     The history stays for ever, unless an option or the setting history.keep says otherwise. Then all events of a task go
     or none, and one stays that says how the task and its runs are now; of a task that was removed all go.
@@ -214,14 +219,15 @@ def prune(
     done = []
     for each in pruning.prune(cli.runtime, wish, tell=cli.output.notice):
         done.append(each)
-        line = f"task {each.task}, run {each.run}"
-        if not each.ok:
-            cli.output.failure(f"{line} is kept: {each.why}", each.hint)
-        elif not cli.as_json:
-            cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.why}")
+        if not cli.as_json:
+            _say_pruned(cli, each, dry_run=dry_run)
+    kept = [each for each in done if not each.ok and not each.failed]
+    if kept and not cli.as_json:
+        _sum_up(cli, kept, f"dispatchctl prune --older-than {shlex.quote(older_than)} --force")
     keep = cli.runtime.settings.history.keep if events_older_than is None else parse_duration(events_older_than)
     last_before = now() - 1000 * keep if keep or events_older_than is not None else None
-    forgotten = list(pruning.forget(cli.runtime, pruning.Retention(last_before, keep_tasks, dry_run)))
+    dropped = pruning.forget(cli.runtime, pruning.Retention(last_before, keep_tasks, dry_run))
+    forgotten = sorted(dropped, key=lambda each: each.task)
     if forgotten and not cli.as_json:
         which = ", ".join(str(each.task) for each in forgotten[:SHOWN])
         more = len(forgotten) - SHOWN
@@ -233,11 +239,37 @@ def prune(
     return ExitCode.FAILED if any(each.failed for each in done) else ExitCode.OK
 
 
+def _say_pruned(cli: Cli, each: "Pruned", *, dry_run: bool) -> None:
+    """A line of the answer; what could not be told or done is a failure."""
+    line = f"task {each.task}, run {each.run}"
+    if each.failed:
+        cli.output.failure(f"{line} is kept: {each.why}", each.hint)
+    elif each.ok:
+        cli.output.line(f"{line} {'would be' if dry_run else 'is'} cleared: {each.why}")
+    else:
+        cli.output.line(f"{line} is kept: {each.why}{f': {each.hint}' if each.hint else ''}")
+
+
+def _sum_up(cli: Cli, kept: "Sequence[Pruned]", by_force: str) -> None:
+    """How many runs are kept, and what clears them too."""
+    forcible = sum(each.forcible for each in kept)
+    how = f"; {'it goes' if forcible == 1 else f'{forcible} go'} nevertheless by: {by_force}" if forcible else ""
+    cli.output.story(f"{len(kept)} {'run is' if len(kept) == 1 else 'runs are'} kept{how}")
+
+
 def unblock(cli: Cli, id: Id, message: Message = None) -> None:
-    """Answer a blocked task: its session gets the message and goes on, or the task is ready again."""
+    """Answer a blocked task: its session gets the message and goes on, or the task is ready again.
+
+    Without -m nothing is typed into its session: for when you have answered there, as after `attach`.
+    """
     from dispatchctl import sessions
 
+    question = cli.runtime.store.task(id).error
     task = sessions.unblock(cli.runtime, id, message)
     if message is None and task.status is Status.IN_PROGRESS:
-        cli.output.story(f"nothing was typed into its session; if it waits for an answer: dispatchctl send {id} TEXT")
+        asked = f"; it had asked: {question}" if question else ""
+        cli.output.story(
+            f"nothing was typed into its session, which may still wait for an answer{asked}",
+            hint=f"dispatchctl send {id} 'ANSWER'",
+        )
     cli.show_task(task, f"task {id} is {task.status}")

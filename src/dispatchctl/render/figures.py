@@ -36,7 +36,7 @@ def share(value: Share, whole: Stats) -> dict[str, Any]:
         "limit": value.limit or None,
         "done": value.done,
         "done_per_hour": _rate(value.done, whole, HOUR_MS),
-        "done_per_day": _rate(value.done, whole, DAY_MS),
+        "done_per_day": _rate(value.done, whole, DAY_MS) if whole.length >= DAY_MS else None,
         "runs": value.runs,
         "waited": spread(value.waited),
         "ran": spread(value.ran),
@@ -71,6 +71,11 @@ def _rate(count: int, whole: Stats, per_ms: int) -> float:
     return round(count * per_ms / whole.length, 3)
 
 
+def _round(rate: float) -> str:
+    """A rate as people want it: two digits, or whole."""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def page(value: Stats) -> Iterator[str]:
     """The figures of everything, a line each."""
     all_, oldest = value.everything, value.everything.oldest
@@ -79,18 +84,19 @@ def page(value: Stats) -> Iterator[str]:
     yield f"open runs   {all_.open_runs}{f' of at most {all_.limit}' if all_.limit else ''}"
     if oldest is not None:
         yield f"oldest      task {oldest.task} has been ready for {span(value.until - oldest.ready_at)}"
-    a_day = f"{_rate(all_.done, value, DAY_MS):g} a day, " if value.length >= DAY_MS else ""
-    yield f"done        {all_.done}: {a_day}{_rate(all_.done, value, HOUR_MS):g} an hour"
+    a_day = f"{_round(_rate(all_.done, value, DAY_MS))} a day, " if value.length >= DAY_MS else ""
+    dropped = f"; of {value.dropped} more the history was dropped" if value.dropped else ""
+    yield f"done        {all_.done}: {a_day}{_round(_rate(all_.done, value, HOUR_MS))} an hour{dropped}"
     for name, found in (("waited", all_.waited), ("ran", all_.ran)):
         if found.count:
             median, p95, longest = _time(found.median), _time(found.p95), _time(found.longest)
             yield f"{name:<10}  median {median}, 95 % within {p95}, longest {longest}; {found.count} runs"
-    yield f"failures    {_listed(all_.failures.most_common()) or 'none'}; {all_.runs} runs ended"
+    yield f"failures    {_listed(all_.failures.most_common(), ' × ') or 'none'}; {all_.runs} runs ended"
     yield f"spent       retries {all_.retries}, recoveries {all_.recoveries}"
 
 
-def _listed(counts: "Iterable[tuple[str, int]]") -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts if count)
+def _listed(counts: "Iterable[tuple[str, int]]", times: str = " ") -> str:
+    return ", ".join(f"{count}{times}{name}" for name, count in counts if count)
 
 
 def row(value: Share, whole: Stats) -> tuple[Cell, ...]:
@@ -100,7 +106,7 @@ def row(value: Share, whole: Stats) -> tuple[Cell, ...]:
         Cell(str(value.open_runs)),
         Cell(str(value.tasks[Status.READY])),
         Cell(str(value.done)),
-        Cell(f"{_rate(value.done, whole, DAY_MS):g}"),
+        Cell(_round(_rate(value.done, whole, DAY_MS)) if whole.length >= DAY_MS else ""),
         Cell(str(value.failures.total()), STATUS_STYLE["failed"] if value.failures else ""),
         Cell(_time(value.waited.median)),
         Cell(_time(value.waited.p95)),

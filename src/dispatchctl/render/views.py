@@ -13,7 +13,7 @@ TASK_HEADS = Heads(
 RUN_HEADS = Heads(
     ("RUN", "TOKEN", "PHASE", "OUTCOME", "EXIT", "STARTED", "TOOK", "BRANCH"), ("TOKEN", "PHASE", "STARTED", "TOOK")
 )
-WHY_HEADS = Heads(("ID", "TITLE", "WHY"))
+WHY_HEADS = Heads(("ID", "TITLE", "WHY"), wraps=True)
 EVENT_HEADS = Heads(
     ("ID", "TIME", "TASK", "RUN", "BY", "KIND", "CHANGE", "DETAIL"), ("RUN", "ID", "BY", "KIND", "TASK")
 )
@@ -90,10 +90,14 @@ def _fact(event: Event) -> str:
     return ""
 
 
-def task_page(task: Task, runs: Sequence[Run], held: str | None, now: int) -> Iterator[str]:
-    """Everything a person asks `show` for."""
+def task_page(
+    task: Task, runs: Sequence[Run], held: str | None, now: int, *, unmerged: str | None = None
+) -> Iterator[str]:
+    """Everything a person asks `show` for; `unmerged` says that its base does not have its work."""
     yield f"task {task.id}: {task.title}"
     yield f"  status      {task.status}{f' (held: {held})' if held else ''}"
+    if unmerged:
+        yield f"              {unmerged}"
     if task.error:
         yield f"  because     {task.error}"
     if task.result:

@@ -36,12 +36,14 @@ class Counted(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """Tries that runs have used up by failing, by being lost or by not starting."""
+    """Tries that runs have used up by failing, by being lost or by not starting; and launches that were undone and have used
+    up none, since the task has to wait for others."""
 
     agent: str
     repo: str
     retries: int
     recoveries: int
+    waited: int
 
 
 class EndedRun(NamedTuple):
@@ -73,12 +75,16 @@ class Standings:
 
 @dataclass(frozen=True)
 class Happened:
-    """What has happened since a time, to tasks that are still there; `first` is when the oldest task or event came."""
+    """What has happened since a time, to tasks that are still there; `first` is when the oldest task or event came.
+
+    `dropped` says how often a task ever got done of which the history tells no more, if that may have been since then.
+    """
 
     first: int | None
     runs: list[EndedRun]
     done: list[Counted]
     spent: list[Spent]
+    dropped: int = 0
 
 
 class Tally(NamedTuple):

@@ -66,14 +66,25 @@ class Counting(Ledger):
             )
             spent = self._database.rows(
                 f"""SELECT runs.agent, runs.repo, total({_left("events", "retries")} < {_before("retries")}),
-                           total({_left("events", "recoveries")} < {_before("recoveries")})
+                           total({_left("events", "recoveries")} < {_before("recoveries")}),
+                           total(kind = 'undone' AND {_left("events", "recoveries")} >= {_before("recoveries")})
                     FROM events INDEXED BY events_moved JOIN runs ON runs.token = events.run
                     WHERE to_status = 'ready' AND at >= ? AND kind IN ('ended', 'undone')
                     GROUP BY runs.agent, runs.repo""",
                 (since,),
             )
-        tries = [Spent(agent, repo, int(retries), int(recoveries)) for agent, repo, retries, recoveries in spent]
-        return Happened(first, [EndedRun(*row) for row in runs], [Counted(*row) for row in done], tries)
+            dropped = self._dropped(since)
+        tries = [Spent(agent, repo, *map(int, counts)) for agent, repo, *counts in spent]
+        return Happened(first, [EndedRun(*row) for row in runs], [Counted(*row) for row in done], tries, dropped)
+
+    def _dropped(self, since: int) -> int:
+        """How many moves to done were dropped; 0 if the oldest one that is kept came before `since`."""
+        kept = "FROM events INDEXED BY events_moved WHERE to_status = 'done'"
+        oldest = self._database.row(f"SELECT min(at) {kept}")[0]
+        if oldest is not None and oldest <= since:
+            return 0
+        ever = "SELECT total(count) FROM tallies WHERE what = 'moved' AND json_extract(of, '$[1]') = 'done'"
+        return int(self._database.row(f"SELECT ({ever}) - (SELECT count(*) {kept})")[0])
 
     def tallies(self) -> list[Tally]:
         """Everything that was ever counted."""

@@ -10,12 +10,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from shlex import quote
 
 from dispatchctl.errors import Unanswered
 from dispatchctl.task import Run
 from dispatchctl.worktrees.keeping import TRUSTING_NOBODY, Found, Keeping
+from dispatchctl.worktrees.repositories import rescue_ref
 
 COMPARING = ("--no-ext-diff", "--no-textconv", "--submodule=short", "--ignore-submodules=none", "--no-relative", "-M")
 AS_EVERYWHERE = ("diff.noprefix", "false"), ("diff.mnemonicPrefix", "false"), ("core.quotePath", "true")
@@ -33,6 +35,14 @@ class FileChange:
     deleted: int | None
 
 
+class Source(StrEnum):
+    """Where it was seen: with uncommitted and untracked files, or only what is committed, there or in its base."""
+
+    WORKTREE = "worktree"
+    BRANCH = "branch"
+    MERGED = "merged"
+
+
 @dataclass(frozen=True)
 class Difference:
     """What a place holds beyond a commit, to be looked at while `Diffing.difference` goes on.
@@ -44,7 +54,7 @@ class Difference:
     at: str
     base: str
     tree: str
-    of_worktree: bool = False
+    source: Source = Source.BRANCH
     unread: str = ""
 
     def patch(self, *options: str) -> bytes:
@@ -89,11 +99,10 @@ class Diffing(Keeping):
         The objects that it takes are there as long as the context.
         """
         assert run.base_commit is not None, "a run that has made something has a base"
-        variables = {} if pager is None else {"GIT_PAGER": pager}
+        variables = _paging(pager)
         if not (found.own and found.files):
             assert found.tip is not None, "of a place that is there"
-            git = self._set((*AS_EVERYWHERE, *TRUSTING_NOBODY), **variables)
-            yield Difference(git, run.repo, run.base_commit, found.tip)
+            yield replace(self.difference_of(run.repo, run.base_commit, found.tip, pager=pager), source=Source.BRANCH)
             return
         with tempfile.TemporaryDirectory(prefix="dispatchctl-diff-") as directory:
             index, objects = os.path.join(directory, "index"), os.path.join(directory, "objects")
@@ -106,7 +115,17 @@ class Diffing(Keeping):
             added = git._git(found.files, "add", "--all", "--ignore-errors", limit=self.limits.checkout)
             tree = git._line(found.files, "write-tree")
             unread = added.last_words if added.code != 0 else ""
-            yield Difference(git, found.files, run.base_commit, tree, True, unread)
+            yield Difference(git, found.files, run.base_commit, tree, Source.WORKTREE, unread)
+
+    def difference_of(self, repo: str, base: str, commit: str, *, pager: str | None = None) -> Difference:
+        """What a commit that was merged differs by from another one."""
+        git = self._set((*AS_EVERYWHERE, *TRUSTING_NOBODY), **_paging(pager))
+        return Difference(git, repo, base, commit, Source.MERGED)
+
+    def rescued(self, run: Run) -> str | None:
+        """The commit under the run's rescue ref."""
+        noted = self._git(run.repo, "rev-parse", "--verify", "--quiet", f"{rescue_ref(run)}^{{commit}}")
+        return os.fsdecode(noted.out).strip() if noted.code == 0 else None
 
     def _objects(self, repo: str) -> str:
         """The directory of the repository's objects, as a list of paths has it: git(1), GIT_ALTERNATE_OBJECT_DIRECTORIES."""
@@ -114,6 +133,10 @@ class Diffing(Keeping):
         if not os.path.isdir(path):
             raise Unanswered(f"the objects of {repo} are not in {path}", f"git -C {quote(repo)} fsck")
         return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _paging(pager: str | None) -> dict[str, str]:
+    return {} if pager is None else {"GIT_PAGER": pager}
 
 
 def _number(text: str) -> int | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dispatchctl.errors import Unanswered, Unavailable
+from dispatchctl.errors import LaunchError, Unanswered, Unavailable
 from dispatchctl.processes import Finished
 from dispatchctl.task import Run
 from dispatchctl.worktrees.git import NUL
@@ -68,6 +68,23 @@ class Merging(Keeping):
         kinds = {"refs/tags/": "a tag", "refs/remotes/": "a remote branch", "refs/": "another name"}
         return next((kind for prefix, kind in kinds.items() if ref.startswith(prefix)), "a commit")
 
+    def main_branch(self, repo: str, *, besides: str) -> str | None:
+        """The branch that is checked out in the repository; else what its origin calls the main one, or a usual name."""
+        asked = [("HEAD", "refs/heads/"), ("refs/remotes/origin/HEAD", "refs/remotes/origin/")]
+        named = []
+        for ref, prefix in asked:
+            answer = self._git(repo, "symbolic-ref", "--quiet", ref)
+            full = os.fsdecode(answer.out).strip()
+            named += [full.removeprefix(prefix)] if answer.code == 0 and full.startswith(prefix) else []
+        found = (name for name in (*named, "main", "master") if name != besides and self.branch_tip(repo, name))
+        return next(found, None)
+
+    def subjects(self, repo: str, base: str, tip: str) -> list[str]:
+        """The first lines of the commits that `tip` has beyond `base`, the oldest first, but for merges."""
+        asked = ("--reverse", "--no-merges", "--no-show-signature", "--encoding=UTF-8", "--format=tformat:%s", "-z")
+        said = self._answer(repo, "log", *asked, f"{base}..{tip}", "--")
+        return [each for each in said.decode("utf-8", "replace").split("\0") if each]
+
     def is_in(self, repo: str, commit: str, tip: str) -> bool:
         """Whether the commit is `tip` or comes before it."""
         answer = self._git(repo, "merge-base", "--is-ancestor", commit, tip)
@@ -86,13 +103,25 @@ class Merging(Keeping):
         there = self.commit(repo, base)
         return self.is_in(repo, tip, there) or (merged is not None and self.is_held(repo, tip, merged, there))
 
+    def unmerged_branches(self, repo: str, base: str) -> dict[str, str]:
+        """Every branch with a commit that the base has not, and its tip; all of them if there is no such base."""
+        try:
+            limits = [f"--no-merged={self.commit(repo, base)}"]
+        except LaunchError:
+            limits = []
+        lines = os.fsdecode(
+            self._answer(repo, "for-each-ref", *limits, "--format=%(objectname) %(refname)", "refs/heads/")
+        )
+        named = (line.partition(" ")[::2] for line in lines.splitlines())
+        return {ref.removeprefix("refs/heads/"): tip for tip, ref in named}
+
     def is_held(self, repo: str, tip: str, by: str, base: str) -> bool:
         """Whether the base has the commit `by`, and that one everything that `tip` changes, as a squash has."""
         if not self.is_commit(repo, by) or not self.is_in(repo, by, base):
             return False
         if self.is_in(repo, tip, by):
             return True
-        parents = self._line(repo, "rev-list", "--max-count=1", "--parents", by).split()[1:]
+        parents = self.parents(repo, by)
         own = self.tree(repo, by)
         return any(self.merged_tree(repo, onto, tip) == own for onto in (*parents[:1], by))
 

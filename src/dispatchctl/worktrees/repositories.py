@@ -80,6 +80,15 @@ class Repositories(Git):
             f"there is no branch or commit {base!r} in {repo}", f"git -C {quote(repo)} branch --all", curable=False
         )
 
+    def message(self, repo: str, commit: str) -> str:
+        """What the commit says."""
+        _, _, said = self._answer(repo, "cat-file", "commit", commit).partition(b"\n\n")
+        return said.decode("utf-8", "replace")
+
+    def parents(self, repo: str, commit: str) -> list[str]:
+        """The commits on which the commit stands."""
+        return self._line(repo, "rev-list", "--max-count=1", "--parents", commit).split()[1:]
+
     def branch_tip(self, repo: str, branch: str) -> str | None:
         """The commit that the branch points to, or None if there is no such branch. Raises `Unanswered` otherwise."""
         answer = self._git(repo, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
