@@ -66,8 +66,8 @@ def counted_by_file(tallies: Sequence[Tally]) -> Counts:
     return Counter({(each.what, *each.of): each.number for each in tallies})
 
 
-def spent_since(events: Sequence[Event], since: int) -> tuple[int, int]:
-    """Retries and recoveries, of tasks that are still there."""
+def spent_since(events: Sequence[Event], since: int) -> tuple[int, int, int]:
+    """Retries and recoveries, of tasks that are still there, and launches that were undone and have spent neither."""
     there, left, found = replay(events).tasks, dict[int, dict[str, int]](), Counter[str]()
     for event in events:
         row = left.setdefault(event.task, {})
@@ -76,8 +76,10 @@ def spent_since(events: Sequence[Event], since: int) -> tuple[int, int]:
             ends = event.kind in ("ended", "undone") and event.to_status is Status.READY and event.at >= since
             if ends and event.task in there and said[name] < row[name]:
                 found[name] += 1
+            elif ends and event.task in there and event.kind == "undone" and name == "recoveries_left":
+                found["waited"] += 1
             row[name] = said.get(name, row.get(name, 0))
-    return found["retries_left"], found["recoveries_left"]
+    return found["retries_left"], found["recoveries_left"], found["waited"]
 
 
 class Counted(Histories):
@@ -116,12 +118,15 @@ class Counted(Histories):
         ended = [run for of_task in runs for run in of_task if run.phase is Phase.CLOSED and run.closed_at >= since]
         assert found.runs == len(ended)
         why = (cause(run.outcome, run.report, run.exit_code, run.signal) for run in ended)
-        assert found.failures == Counter(each for each in why if each is not None)
+        retries, recoveries, waited = spent_since(events, since)
+        failed = Counter(each for each in why if each is not None)
+        failed["could not start"] -= waited
+        assert found.failures == +failed
         assert found.ran == Spread.of(run.ended_at - run.started_at for run in ended if run.started_at and run.ended_at)
         there = {task.id for task in tasks}
         done = [each for each in events if each.to_status is Status.DONE and each.at >= since and each.task in there]
         assert found.done == len(done)
-        assert (found.retries, found.recoveries) == spent_since(events, since)
+        assert (found.retries, found.recoveries) == (retries, recoveries)
         waiting = [task.ready_at for task in tasks if task.ready_at is not None and task.ready_at <= at]
         assert (found.oldest and found.oldest.ready_at) == min(waiting, default=None)
 
