@@ -76,7 +76,9 @@ def test_what_is_rejected_goes_on_and_hears_why(fake: Desk) -> None:
 @pytest.mark.parametrize("words", [(), ("-m", ""), ("-m", " \n")])
 def test_nothing_is_rejected_without_a_word(shared: Desk, words: tuple[str, ...]) -> None:
     task = shared.ended("Review", UNCOMMITTED)
-    shared.refused("reject", str(task), *words, code=2, says=(f"task {task} is not rejected", f"reject {task} -m TEXT"))
+    shared.refused(
+        "reject", str(task), *words, code=2, says=(f"task {task} is not rejected", f"reject {task} -m 'WHY'")
+    )
 
 
 def test_a_rejection_of_a_program_is_not_run(shared: Desk) -> None:
