@@ -137,8 +137,8 @@ def test_what_is_counted_is_what_happened(backend: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(Counted, "backend_name", backend)
     monkeypatch.setattr(Counted, "accepted", accepted)
     monkeypatch.setattr(Counted, "forgotten", 0)
-    run_state_machine_as_test(Counted, settings=settings(THOROUGH, max_examples=40))
-    assert Counted.forgotten > 20
+    run_state_machine_as_test(Counted, settings=settings(THOROUGH, max_examples=80))
+    assert Counted.forgotten > 10
     assert {"ended", "undone"} <= set(accepted)
 
 
