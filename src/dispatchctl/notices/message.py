@@ -93,7 +93,7 @@ def cut(text: str) -> str:
 def words_of(edge: Edge) -> tuple[str, str]:
     """What is said of the edge, and what to type then."""
     if edge.what is Notice.EMPTY:
-        return "nothing is left to do", "dispatchctl list"
+        return "nothing runs, and nothing is ready to start", "dispatchctl list"
     if edge.count > 1:
         status = "in_progress" if edge.what is Notice.STALLED else edge.what
         return f"{edge.count:,} more tasks {WORDS[edge.what][1]}", f"dispatchctl list --status {status}"
