@@ -99,6 +99,11 @@ class Counted(Histories):
             assert gone == chosen
             type(self).forgotten += len(gone)
 
+    def teardown(self) -> None:
+        self.forget(which=0)  # in each history once at least
+        self.everything_is_counted()
+        super().teardown()
+
     @invariant()
     def everything_is_counted(self) -> None:
         tasks, runs, events, _ = self.bench.everything()
@@ -137,7 +142,7 @@ def test_what_is_counted_is_what_happened(backend: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(Counted, "backend_name", backend)
     monkeypatch.setattr(Counted, "accepted", accepted)
     monkeypatch.setattr(Counted, "forgotten", 0)
-    run_state_machine_as_test(Counted, settings=settings(THOROUGH, max_examples=80))
+    run_state_machine_as_test(Counted, settings=settings(THOROUGH, max_examples=40))
     assert Counted.forgotten
     assert "ended" in accepted
 
