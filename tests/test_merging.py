@@ -809,3 +809,16 @@ def test_a_merge_can_be_replayed(stage: Stage) -> None:
     replayed = replay(stage.runtime.store.events(task=run.task))
     assert replayed.runs[run.token]["merged"] == stage.tip()
     assert replayed.tasks[run.task]["status"] == "done"
+
+
+def test_a_lock_that_a_killed_git_left_does_not_keep_a_merge_from_its_end(stage: Stage) -> None:
+    """`packed-refs.lock` stops git from deleting the ref that a merge notes what it is about to do by."""
+    run = stage.ended("date +%N > work; git add work; git commit -qm work")
+    stage.commit()
+    lock = stage.repo / ".git" / "packed-refs.lock"
+    lock.touch()
+    try:
+        assert stage.merge(run).how is How.MERGE
+        assert stage.git("for-each-ref", "refs/dispatchctl/merging/") == ""
+    finally:
+        lock.unlink()

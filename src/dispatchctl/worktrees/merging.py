@@ -15,6 +15,7 @@ from dispatchctl.processes import Finished
 from dispatchctl.task import Run
 from dispatchctl.worktrees.git import NUL
 from dispatchctl.worktrees.keeping import DURABLE, TRUSTING_NOBODY, Found, Keeping, _directories, _lines, _unfinished
+from dispatchctl.worktrees.refs import Refs
 
 WITHOUT_HOOKS = (("core.hooksPath", os.devnull),)
 OLDEST = (2, 38)
@@ -50,7 +51,7 @@ class LocalBranch:
     tip: str
 
 
-class Merging(Keeping):
+class Merging(Refs, Keeping):
     """What a merge asks, makes and moves. The caller holds the repository's lock."""
 
     # -- what is there ---------------------------------------------------------------------------------------------
@@ -261,9 +262,9 @@ class Merging(Keeping):
 
     def forget_intended(self, run: Run) -> None:
         """Nothing of that is needed any more; said again, changes nothing."""
-        if self.intended(run) is not None:
-            quiet = self._set(WITHOUT_HOOKS)
-            quiet._must(run, "git update-ref", run.repo, "update-ref", "-d", _intended(run))
+        commit = self.intended(run)
+        if commit is not None:
+            self._set(WITHOUT_HOOKS).delete_ref(run, _intended(run), commit)
 
 
 def _overwritten(path: str, added: str, gone: Collection[str]) -> Iterator[str]:
